@@ -1,0 +1,42 @@
+# Every command of the template repository; `make` alone lists them.
+# They need Python 3.11 or newer, git and make; the rest they set up themselves.
+
+# uv from the PATH, else a private one that `make` fetches with pip.
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
+RUN := $(UV) run --quiet
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+##@ Use the template
+
+.PHONY: help new
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+new: $(UV) ## Write a new service to DEST=../my-service (ARGS="--defaults" asks nothing)
+	@test -n '$(DEST)' || { echo "where to? for example: make new DEST=../my-service" >&2; exit 1; }
+	@$(RUN) --no-default-groups new.py '$(DEST)' $(ARGS)
+
+##@ Work on the template
+
+.PHONY: check test test-all bench
+check: $(UV) ## Check the style of the template's own code
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) shellcheck .ci/run .ci/engine
+
+test: $(UV) ## Run the tests (ARGS="tests/test_copy.py"); what needs Docker is skipped where none answers
+	$(RUN) pytest $(ARGS)
+
+test-all: ## Run the tests, and fail where no Docker engine answers
+	REQUIRE_DOCKER=1 $(MAKE) test
+
+bench: $(UV) ## Measure image, start, rebuild and copy against bare ones
+	$(RUN) benchmarks/image.py $(ARGS)
+
+.tools/bin/uv:
+	@command -v python3 >/dev/null || { echo "python3 is not installed: see https://www.python.org/downloads/" >&2; exit 1; }
+	python3 -m venv .tools && .tools/bin/pip install --quiet uv

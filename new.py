@@ -1,0 +1,46 @@
+"""`make new`: render this clone's template, and record where its updates come from."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from copier.__main__ import CopierApp
+
+CLONE = Path(__file__).resolve().parent
+
+
+def main(destination: str, *arguments: str) -> int:
+    """Render into `destination` with Copier's own `arguments`; return the exit status."""
+    project = Path(destination).expanduser().resolve()
+    if project.is_file() or (project.is_dir() and any(project.iterdir())):
+        sys.exit(f"{project} is not empty: name a new folder, such as DEST=../my-service")
+    questions = yaml.safe_load((CLONE / "copier.yml").read_text(encoding="utf-8"))
+    for flag, answer in zip(arguments, arguments[1:], strict=False):
+        name = answer.partition("=")[0]
+        if flag in ("--data", "-d") and (name.startswith("_") or name not in questions):
+            sys.exit(f"Nothing was written. There is no question {name}: see README.md")
+    command = ["copier", "copy", "--vcs-ref", "HEAD", *arguments, str(CLONE), str(project)]
+    try:
+        _, status = CopierApp.run(command, exit=False)
+    except ValueError as refused:
+        # Copier shows an answer that a rule refuses at the end of a traceback.
+        sys.exit(f"Nothing was written. {refused}")
+    if status == 0:
+        _record_origin(project / ".copier-answers.yml")
+    return status
+
+
+def _record_origin(answers: Path) -> None:
+    """Let colleagues update too: name the repository that this clone came from, not the clone."""
+    origin = subprocess.run(
+        ["git", "-C", str(CLONE), "remote", "get-url", "origin"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    if origin and answers.exists():
+        recorded = answers.read_text(encoding="utf-8")
+        answers.write_text(re.sub(r"(?m)^_src_path: .*$", lambda _: f"_src_path: {origin}", recorded), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

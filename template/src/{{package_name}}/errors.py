@@ -1,0 +1,133 @@
+"""Every error leaves as a problem document, `application/problem+json` (RFC 9457)."""
+
+import http.client
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.encoders import jsonable_encoder
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from pydantic.json_schema import models_json_schema
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field; `pointer` is a JSON Pointer (RFC 6901) into the request."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457), with the request's id and the fields at fault."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str | None = None
+    request_id: str
+    errors: list[FieldError] | None = None
+
+
+class ProblemResponse(JSONResponse):
+    media_type = "application/problem+json"
+
+
+_SCHEMAS = "#/components/schemas/{model}"
+_CONTENT = {ProblemResponse.media_type: {"schema": {"$ref": _SCHEMAS.format(model="Problem")}}}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request is at fault", "content": _CONTENT},
+    "5XX": {"description": "The service is at fault", "content": _CONTENT},
+}
+
+
+def problem(
+    request: Request,
+    status: int,
+    detail: str | None = None,
+    *,
+    headers: dict[str, str] | None = None,
+    members: dict[str, Any] | None = None,
+) -> ProblemResponse:
+    """Build the answer for an error of HTTP status `status`.
+
+    `detail` is for a person, `members` are for a program: the document's further members.
+    """
+    title = http.client.responses.get(status, "Error")
+    body = {
+        "type": "about:blank",
+        **(members or {}),
+        "title": title,
+        "status": status,
+        "detail": None if detail == title else detail,
+        "request_id": request.state.request_id,
+    }
+    return ProblemResponse(jsonable_encoder(body, exclude_none=True), status, headers)
+
+
+async def on_http_exception(request: Request, error: HTTPException) -> Response:
+    if error.status_code < 400:
+        return await http_exception_handler(request, error)
+    headers = dict(error.headers) if error.headers else None
+    # FastAPI's `detail` may be a mapping, Starlette's type does not tell.
+    detail: Any = error.detail
+    if isinstance(detail, dict):
+        return problem(request, error.status_code, headers=headers, members=detail)
+    return problem(request, error.status_code, str(detail), headers=headers)
+
+
+async def on_invalid_request(request: Request, error: RequestValidationError) -> Response:
+    # Never the input: it may be a secret.
+    errors = [
+        FieldError(pointer=_pointer(fault["loc"]), detail=fault["msg"]) for fault in error.errors()
+    ]
+    return problem(request, 422, "The request does not fit its schema", members={"errors": errors})
+
+
+async def on_crash(request: Request, error: Exception) -> Response:
+    # Nothing of the error: its request id finds it in the logs.
+    return problem(request, 500)
+
+
+class ContentLengthLimit:
+    """ASGI middleware that answers 413 to a declared length over `max_body_bytes`.
+
+    FastAPI's own limit counts a chunked body, but its answer to a declared length
+    is plain text, which no exception handler sees.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.app
+        if scope["type"] == "http":
+            length = Headers(scope=scope).get("content-length", "")
+            if length.isdecimal() and int(length) > self.max_body_bytes:
+                app = problem(Request(scope), 413, f"At most {self.max_body_bytes} bytes")
+        await app(scope, receive, send)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` a problem document."""
+    app.add_exception_handler(HTTPException, on_http_exception)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, on_invalid_request)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, on_crash)
+
+
+def describe(openapi: dict[str, Any]) -> None:
+    """Add what `RESPONSES` refers to to an OpenAPI document."""
+    _, schema = models_json_schema([(Problem, "serialization")], ref_template=_SCHEMAS)
+    openapi.setdefault("components", {}).setdefault("schemas", {}).update(schema["$defs"])
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    steps = (str(step).replace("~", "~0").replace("/", "~1") for step in location)
+    return "".join(f"/{step}" for step in steps)
