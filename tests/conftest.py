@@ -1,0 +1,183 @@
+"""What the tests share: renders made once a run, a Docker engine or a reason, small helpers."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import copier
+import httpx2
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Text that breaks what quotes it carelessly. The image tests build with it too.
+NASTY = {
+    "project_name": 'The "Nasty" $HOME \\ #1 {{ 7*7 }} Service',
+    "package_name": "nasty_service",
+    "project_description": "It's \"quoted\", $(id) `id` ${X} \\n %s #! & <b> 'ü' 😀 : - [x]",
+    "author_name": 'Ada, "A" O\'Neil ☃',
+    "author_email": "ada+x@example.com",
+    "license": "MIT",
+}
+
+
+def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would, and show what it printed if it fails."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(map(str, command))} -> {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def files(folder: Path) -> list[str]:
+    """List the files below `folder`, as sorted paths relative to it."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(attempt: Callable[[], Any], seconds: float = 30) -> Any:
+    """Return what `attempt` returns, once it no longer raises."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return attempt()
+        except (httpx2.TransportError, AssertionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the settings of the machine's user out of every render and every git command."""
+    folder = tmp_path_factory.mktemp("isolated")
+    (folder / "settings.yml").write_text("{}")
+    (folder / "gitconfig").write_text("[user]\nname = Test\nemail = test@example.com\n[init]\ndefaultBranch = main\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COPIER_SETTINGS_PATH", str(folder / "settings.yml"))
+        patch.setenv("COPIER_CACHE_DIR", str(folder / "cache"))
+        patch.setenv("GIT_CONFIG_GLOBAL", str(folder / "gitconfig"))
+        for name in ("APP_ENV", "LOG_LEVEL", "LOG_FORMAT", "HOST", "PORT", "NAME", "IMAGE", "VERSION", "VIRTUAL_ENV"):
+            patch.delenv(name, raising=False)
+        # Else every process that the tests start compiles all that it imports.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        # `make test` itself hands these on to every `make` below it.
+        for name in ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Return `make_once(name, make)`: a folder that one of all test processes filled by `make(folder)`."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def make_once(name: str, make: Callable[[Path], None]) -> Path:
+        folder = base / f"shared-{name}"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                partial = base / f"partial-{name}"
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                make(partial)
+                partial.rename(folder)
+        return folder
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def template(shared: Any) -> Path:
+    """What Copier reads of this repository, without its history: renders of it are quick."""
+
+    def export(folder: Path) -> None:
+        for name in ("copier.yml", "CHANGELOG.md", "template", "includes"):
+            source = ROOT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+
+    return shared("template", export)
+
+
+@pytest.fixture(scope="session")
+def render(shared: Any, template: Path) -> Callable[..., Path]:
+    """Return `render(**answers)`: a project with them. Each is made once a run: change a copy only."""
+
+    def rendered(**answers: str) -> Path:
+        key = hashlib.sha256(json.dumps(answers, sort_keys=True).encode()).hexdigest()[:12]
+        return shared(f"render-{key}", lambda folder: copy(template, folder, **answers))
+
+    return rendered
+
+
+def copy(template: Path, destination: Path, **answers: str) -> None:
+    copier.run_copy(str(template), destination, data=answers, defaults=True, quiet=True)
+
+
+@pytest.fixture
+def project(render: Callable[..., Path], tmp_path: Path) -> Path:
+    """A fresh project of default answers, to change at will."""
+    return Path(shutil.copytree(render(), tmp_path / "my-service"))
+
+
+@pytest.fixture(scope="session")
+def installed(shared: Any, render: Callable[..., Path]) -> Path:
+    """A project of default answers after `make install`; not to be changed."""
+
+    def install(folder: Path) -> None:
+        shutil.copytree(render(), folder / "my-service")
+
+    project = shared("installed", install) / "my-service"
+    # Not in the making: a virtual environment can't be moved.
+    with (project.parent.parent / "install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (project / ".venv").exists():
+            run("make", "install", cwd=project)
+    return project
+
+
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """A Docker engine answers; else the test is skipped, or fails under REQUIRE_DOCKER=1."""
+    if shutil.which("docker") and run("docker", "info", check=False).returncode == 0:
+        return
+    without_engine("no Docker engine answers")
+
+
+def without_engine(reason: str) -> None:
+    if os.environ.get("REQUIRE_DOCKER") == "1":
+        pytest.fail(f"REQUIRE_DOCKER=1, and {reason}")
+    pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def container(image: str, *options: str) -> Iterator[tuple[str, str]]:
+    """Run a container of `image`; yield its id and, where it serves, its address."""
+    port = free_port()
+    started = run("docker", "run", "--detach", "--publish", f"127.0.0.1:{port}:8000", *options, image)
+    identifier = started.stdout.strip()
+    try:
+        yield identifier, f"http://127.0.0.1:{port}"
+    finally:
+        run("docker", "rm", "--force", "--volumes", identifier)
+
+
+def get(url: str, **options: Any) -> httpx2.Response:
+    """GET `url`, waiting until the service is up."""
+    return eventually(lambda: httpx2.get(url, **options))

@@ -1,0 +1,151 @@
+"""What a copy writes, and what it does not need."""
+
+import filecmp
+import re
+from pathlib import Path
+from typing import Any
+
+import copier
+import pytest
+import yaml
+from conftest import ROOT, copy, files, run
+
+EVERY_PROJECT = [
+    ".copier-answers.yml",
+    ".dockerignore",
+    ".editorconfig",
+    ".env.example",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "AGENTS.md",
+    "Dockerfile",
+    "Makefile",
+    "README.md",
+    "compose.yaml",
+    "pyproject.toml",
+    "src/my_service/__init__.py",
+    "src/my_service/__main__.py",
+    "src/my_service/app.py",
+    "src/my_service/errors.py",
+    "src/my_service/health.py",
+    "src/my_service/logs.py",
+    "src/my_service/settings.py",
+    "src/my_service/telemetry.py",
+    "tests/__init__.py",
+    "tests/conftest.py",
+    "tests/test_docs.py",
+    "tests/test_errors.py",
+    "tests/test_health.py",
+    "tests/test_logs.py",
+    "tests/test_main.py",
+    "tests/test_settings.py",
+    "tests/test_telemetry.py",
+]
+
+
+def test_a_plain_copy_writes_these_files(tmp_path: Path) -> None:
+    """By Copier alone, without trust."""
+    copier.run_copy(str(ROOT), tmp_path / "project", defaults=True, quiet=True, vcs_ref="HEAD")
+    assert files(tmp_path / "project") == sorted(EVERY_PROJECT)
+
+
+@pytest.mark.parametrize("name", ["MIT", "Apache-2.0", "BSD-3-Clause"])
+def test_an_open_licence_adds_its_text(render: Any, name: str) -> None:
+    project = render(license=name)
+    assert files(project) == sorted([*EVERY_PROJECT, "LICENSE"])
+    words = {"MIT": "MIT License", "Apache-2.0": "Apache License", "BSD-3-Clause": "BSD 3-Clause"}
+    assert words[name] in (project / "LICENSE").read_text()
+    assert f'license = "{name}"' in (project / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("version", ["3.13", "3.12", "3.11"])
+def test_the_python_version_is_the_images(render: Any, version: str) -> None:
+    project = render(python_version=version)
+    assert f"PYTHON_IMAGE=python:{version}-slim\n" in (project / "Dockerfile").read_text()
+    assert 'requires-python = ">=3.11"' in (project / "pyproject.toml").read_text()
+
+
+def test_nothing_is_left_unrendered(render: Any) -> None:
+    for path in render().rglob("*"):
+        assert "{{" not in str(path)
+        if path.is_file():
+            assert not re.search(r"{{|{%|{#", path.read_text()), path
+
+
+def test_two_copies_are_the_same(template: Path, render: Any, tmp_path: Path) -> None:
+    first, second = render(), tmp_path / "second"
+    copy(template, second)
+    assert files(first) == files(second)
+    assert all(filecmp.cmp(first / name, second / name, shallow=False) for name in files(first))
+
+
+def test_the_answers_name_the_release(render: Any) -> None:
+    newest = re.search(r"(?m)^## (\d+\.\d+\.\d+)$", (ROOT / "CHANGELOG.md").read_text())
+    assert newest
+    assert f"\ntemplate_release: {newest[1]}\n" in (render() / ".copier-answers.yml").read_text()
+
+
+def make_new(clone: Path, destination: Path | str, arguments: str = "", check: bool = True) -> Any:
+    return run("make", "new", f"DEST={destination}", f"ARGS={arguments}", cwd=clone, check=check)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A clone of this repository as it stands, with work that is not committed yet."""
+    snapshot, clone = tmp_path / "snapshot", tmp_path / "clone"
+    run("git", "clone", "--quiet", ROOT, snapshot)
+    for path in run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.splitlines():
+        if (ROOT / path).exists():
+            (snapshot / path).parent.mkdir(parents=True, exist_ok=True)
+            (snapshot / path).write_bytes((ROOT / path).read_bytes())
+            (snapshot / path).chmod((ROOT / path).stat().st_mode)
+    run("git", "add", "--all", cwd=snapshot)
+    run("git", "commit", "--quiet", "--allow-empty", "--message", "snapshot", cwd=snapshot)
+    run("git", "clone", "--quiet", snapshot, clone)
+    return clone
+
+
+def test_make_new_records_the_clones_origin(clone: Path, tmp_path: Path) -> None:
+    printed = make_new(clone, tmp_path / "orders", "--defaults --data project_name='Order Desk'")
+    answers = yaml.safe_load((tmp_path / "orders/.copier-answers.yml").read_text())
+    assert answers["project_name"] == "Order Desk"
+    assert answers["_src_path"] == str(tmp_path / "snapshot")
+    assert answers["_commit"]
+    assert f"cd {tmp_path}/orders" in printed.stderr
+    assert "make run" in printed.stderr
+
+
+def test_make_new_without_an_origin_records_the_clone(clone: Path, tmp_path: Path) -> None:
+    run("git", "remote", "remove", "origin", cwd=clone)
+    make_new(clone, "../orders", "--defaults")
+    assert yaml.safe_load((tmp_path / "orders/.copier-answers.yml").read_text())["_src_path"] == str(clone)
+
+
+def test_make_new_refuses_in_one_line(clone: Path, tmp_path: Path) -> None:
+    refused = make_new(clone, tmp_path / "orders", "--defaults --data package_name=Order", check=False)
+    assert refused.returncode != 0
+    assert "Such as: order_desk" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "orders").exists()
+
+
+def test_make_new_knows_its_questions(clone: Path, tmp_path: Path) -> None:
+    refused = make_new(clone, tmp_path / "orders", "--defaults --data licence=MIT", check=False)
+    assert refused.returncode != 0
+    assert "There is no question licence" in refused.stderr
+    assert not (tmp_path / "orders").exists()
+
+
+def test_make_new_keeps_what_is_there(clone: Path, tmp_path: Path) -> None:
+    (tmp_path / "orders").mkdir()
+    (tmp_path / "orders/README.md").write_text("mine")
+    refused = make_new(clone, tmp_path / "orders", "--defaults", check=False)
+    assert refused.returncode != 0
+    assert "is not empty" in refused.stderr
+    assert files(tmp_path / "orders") == ["README.md"]
+
+
+def test_make_new_needs_a_destination(clone: Path) -> None:
+    refused = run("make", "new", cwd=clone, check=False)
+    assert refused.returncode != 0
+    assert "make new DEST=../my-service" in refused.stderr

@@ -1,0 +1,463 @@
+"""The image and its containers, seen from outside, with a real Docker engine."""
+
+import io
+import json
+import re
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import standins
+from conftest import NASTY, container, copy, eventually, files, free_port, get, run, without_engine
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+LABELS = "org.opencontainers.image"
+HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+MEGABYTE = 1_000_000
+
+
+def inspect(name: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = json.loads(run("docker", "inspect", name).stdout)
+    return found[0]
+
+
+def state(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = inspect(name)["State"]
+    return found
+
+
+def layers(image: str) -> list[str]:
+    found: list[str] = inspect(image)["RootFS"]["Layers"]
+    return found
+
+
+def base_image(project: Path) -> str:
+    return re.findall(r"(?m)^ARG PYTHON_IMAGE=(.*)$", (project / "Dockerfile").read_text())[0]
+
+
+@pytest.fixture(scope="session")
+def answers(engine: None, render: Any) -> dict[str, str]:
+    """Answers whose base images are at hand; for another Python where the default one's is not."""
+    for version in ("3.14", "3.13"):
+        project = render(**NASTY, python_version=version)
+        dockerfile = (project / "Dockerfile").read_text()
+        try:
+            for image in re.findall(r"(?m)^ARG \w+_IMAGE=(.*)$", dockerfile):
+                standins.ensure(image)
+        except standins.UnavailableError as reason:
+            warnings.warn(f"no image tests with Python {version}: {reason}", stacklevel=1)
+        else:
+            return {**NASTY, "python_version": version}
+    without_engine("no base image can be had")
+    raise AssertionError
+
+
+@pytest.fixture
+def project(template: Path, answers: dict[str, str], tmp_path: Path) -> Path:
+    """A fresh project, to change and to build at will."""
+    copy(template, tmp_path / "nasty-service", **answers)
+    return tmp_path / "nasty-service"
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Return `build(project, *options)`: a new image's id; it is removed afterwards."""
+    images: list[str] = []
+
+    def built(project: Path, *options: str) -> str:
+        listed = tmp_path / f"image-{len(images)}"
+        run("docker", "build", f"--iidfile={listed}", *options, ".", cwd=project)
+        images.append(listed.read_text())
+        return images[-1]
+
+    yield built
+    if images:
+        run("docker", "rmi", "--force", *set(images), check=False)
+
+
+@pytest.fixture(scope="session")
+def image(render: Any, answers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image of a fresh render, built by the first command that ever ran in it."""
+    project = render(**answers)
+    before = files(project)
+    listed = tmp_path_factory.mktemp("image") / "id"
+    run("docker", "build", f"--iidfile={listed}", ".", cwd=project)
+    assert files(project) == before
+    assert "uv.lock" not in before
+    yield listed.read_text()
+    run("docker", "rmi", "--force", listed.read_text(), check=False)
+
+
+def test_it_serves_on_the_port_that_the_user_publishes(image: str) -> None:
+    with container(image) as (_, url):
+        assert get(f"{url}/health/ready").status_code == 200
+        assert httpx2.get(f"{url}/docs").status_code == 200
+
+
+def test_nobody_in_it_is_root_or_can_become_so(image: str) -> None:
+    with container(image, *HARDENED) as (name, url):
+        assert get(f"{url}/health/ready").status_code == 200
+        status = run("docker", "exec", name, "cat", "/proc/1/status").stdout
+        writable = run("docker", "exec", name, "sh", "-c", "find / -xdev -writable -type f 2>/dev/null; true").stdout
+    fields = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert set(fields["Uid"].split()) == {"10001"}
+    assert set(fields["Gid"].split()) == {"10001"}
+    assert int(fields["CapBnd"], 16) == 0
+    assert fields["NoNewPrivs"] == "1"
+    assert writable.split() == []
+    assert inspect(image)["Config"]["User"] == "10001:10001"
+
+
+def test_the_user_cannot_write_application_files(image: str) -> None:
+    """Also where the container is not read-only."""
+    find = "find /app -writable -not -type l; find / -xdev -user 10001 -not -path '/proc/*' 2>/dev/null; true"
+    assert run("docker", "run", "--rm", image, "sh", "-c", find).stdout == ""
+
+
+def test_it_stops_within_its_grace_and_exits_0(image: str) -> None:
+    with container(image) as (name, url):
+        get(f"{url}/health/ready")
+        run("docker", "stop", name)
+        assert state(name)["ExitCode"] == 0
+        assert "Traceback" not in run("docker", "logs", name).stdout
+
+
+def test_it_stops_at_once_while_it_is_still_starting(image: str) -> None:
+    with container(image) as (name, _):
+        time.sleep(0.1)
+        started = time.monotonic()
+        run("docker", "stop", name)
+        assert time.monotonic() - started < 8
+        assert state(name)["ExitCode"] == 0
+
+
+def test_a_bad_setting_stops_it_with_one_line(image: str) -> None:
+    stopped = run("docker", "run", "--rm", "--env", "PORT=hunter2", image, check=False)
+    assert stopped.returncode != 0
+    assert stopped.stderr.startswith("PORT: ")
+    assert len(stopped.stderr.splitlines()) == 1
+
+
+def test_its_health_follows_the_process(image: str) -> None:
+    quick = ["--health-interval=1s", "--health-timeout=1s", "--health-retries=1", "--health-start-interval=200ms"]
+    with container(image, *quick) as (name, _):
+
+        def health(expected: str) -> Callable[[], None]:
+            def check() -> None:
+                assert state(name)["Health"]["Status"] == expected
+
+            return check
+
+        eventually(health("healthy"))
+        run("docker", "kill", "--signal", "STOP", name)
+        eventually(health("unhealthy"))
+        run("docker", "kill", "--signal", "CONT", name)
+        eventually(health("healthy"))
+
+
+def test_its_labels_hold_the_texts_exactly(project: Path, build: Any) -> None:
+    labels = inspect(build(project, "--build-arg=VERSION=1.2.3", "--build-arg=REVISION=abc"))["Config"]["Labels"]
+    assert {name.removeprefix(f"{LABELS}."): text for name, text in labels.items() if name.startswith(LABELS)} == {
+        "title": NASTY["project_name"],
+        "description": NASTY["project_description"],
+        "version": "1.2.3",
+        "revision": "abc",
+        "licenses": "MIT",
+    }
+
+
+def test_it_is_small_and_has_three_layers(image: str, answers: dict[str, str], render: Any) -> None:
+    """Standard library bytecode, dependencies, project; at most 30 MB above the base."""
+    base = base_image(render(**answers))
+    assert inspect(image)["Size"] - inspect(base)["Size"] <= 30 * MEGABYTE
+    assert layers(image)[: len(layers(base))] == layers(base)
+    assert len(layers(image)) == len(layers(base)) + 3
+    history = run("docker", "history", "--format", "{{.Size}} {{.CreatedBy}}", image).stdout.splitlines()
+    with_files = [line for line in history if not line.startswith("0B")][:3]
+    for step, line in zip(("/app/src", "/app/.venv", "python -c"), with_files, strict=True):
+        assert step in line
+
+
+def exported(image: str) -> set[str]:
+    """List the files that a container of `image` has."""
+    created = run("docker", "create", image).stdout.strip()
+    try:
+        archive = subprocess.run(["docker", "export", created], capture_output=True, check=True).stdout
+    finally:
+        run("docker", "rm", created)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {f"/{member.name}" for member in tar if not member.isdir()}
+
+
+def test_it_adds_nothing_but_python_bytecode_dependencies_and_project(
+    image: str, answers: dict[str, str], render: Any
+) -> None:
+    """No uv, pip, compiler, cache or tests."""
+    project = render(**answers)
+    added = exported(image) - exported(base_image(project))
+    elsewhere = {path for path in added if not path.startswith("/app/")}
+    assert elsewhere
+    assert all(re.search(r"/python3\.\d+/(.*/)?__pycache__/[^/]+\.pyc$", path) for path in elsewhere)
+    source = {path for path in added if path.startswith("/app/src/") and "__pycache__" not in path}
+    assert source == {f"/app/{path}" for path in files(project) if path.startswith("src/")}
+    bytecode = {path for path in added if re.match(r"/app/src/.*\.pyc$", path)}
+    assert len(bytecode) == len([path for path in source if path.endswith(".py")])
+    commands = {path.rpartition("/")[2] for path in added if path.startswith("/app/.venv/bin/")}
+    assert not commands & {"uv", "uvx", "pip", "pip3", "gcc", "cc", "pytest", "mypy", "ruff"}
+
+
+def test_the_standard_library_that_it_imports_is_compiled(image: str) -> None:
+    program = (
+        "import sys, importlib, os\n"
+        "for name in ('nasty_service.app', 'uvicorn', 'uvicorn.lifespan.on', 'uvicorn.loops.asyncio',"
+        " 'uvicorn.protocols.http.httptools_impl', 'uvicorn.middleware.proxy_headers', 'fastapi.telemetry._runtime'):\n"
+        "    importlib.import_module(name)\n"
+        "sys.modules['nasty_service.app'].create_app().openapi()\n"
+        "library = os.path.dirname(os.__file__)\n"
+        "for module in list(sys.modules.values()):\n"
+        "    source, cached = getattr(module, '__file__', None) or '', module.__spec__ and module.__spec__.cached\n"
+        "    if source.startswith(library) and source.endswith('.py') and cached and not os.path.exists(cached): print(module)"
+    )
+    printed = run("docker", "run", "--rm", image, "python", "-c", program).stdout
+    # Not to be named in a Dockerfile: what another Python may not have, and what Debian adds in stand-ins.
+    private = ("importlib.metadata._", "sitecustomize")
+    assert [line for line in printed.splitlines() if not any(name in line for name in private)] == []
+
+
+def test_no_secret_in_the_folder_reaches_it(project: Path, build: Any) -> None:
+    canary = "canary-7f3a9c"
+    for path in (
+        ".env",
+        ".env.local",
+        ".git/config",
+        "id_ed25519",
+        ".ssh/id_rsa",
+        "secrets/key.pem",
+        "src/.env",
+        "src/nasty_service/.env",
+        "src/nasty_service/__pycache__/settings.cpython-314.pyc",
+        "tests/token.txt",
+        "notes.md",
+    ):
+        (project / path).parent.mkdir(parents=True, exist_ok=True)
+        (project / path).write_text(canary)
+    image = build(project)
+    assert canary not in run("docker", "history", "--no-trunc", image).stdout
+    saved = subprocess.run(["docker", "save", image], capture_output=True, check=True).stdout
+    searched = 0
+    with tarfile.open(fileobj=io.BytesIO(saved)) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is None:
+                continue
+            data = content.read()
+            assert canary.encode() not in data, member.name
+            searched += b"nasty_service/settings.py" in data
+    # The search sees into layers: it finds what is meant to be there.
+    assert searched
+
+
+def test_an_edit_of_the_source_leaves_the_dependencies_layer_alone(project: Path, build: Any) -> None:
+    before = layers(build(project))
+    with (project / "src/nasty_service/health.py").open("a") as module:
+        module.write("\nEDITED = True\n")
+    image = build(project)
+    assert [old == new for old, new in zip(before, layers(image), strict=True)][-3:] == [True, True, False]
+    shown = run(
+        "docker", "run", "--rm", image, "python", "-c", "from nasty_service import health; print(health.EDITED)"
+    )
+    assert shown.stdout == "True\n"
+
+
+def test_a_lock_is_law(project: Path, build: Any) -> None:
+    run("uv", "lock", "--upgrade-package", "idna==3.10", cwd=project)
+    image = build(project)
+    version = "import importlib.metadata as m; print(m.version('idna'))"
+    assert run("docker", "run", "--rm", image, "python", "-c", version).stdout == "3.10\n"
+
+
+def test_a_stale_lock_fails_the_build_and_tells_what_to_do(project: Path) -> None:
+    run("make", "lock", cwd=project)
+    settings = project / "pyproject.toml"
+    settings.write_text(settings.read_text().replace("dependencies = [\n", 'dependencies = [\n    "tenacity>=9",\n', 1))
+    refused = run("docker", "build", ".", cwd=project, check=False)
+    assert refused.returncode != 0
+    assert "run 'make lock'" in refused.stderr
+
+
+def test_its_base_images_can_come_from_a_mirror(project: Path, build: Any) -> None:
+    dockerfile = (project / "Dockerfile").read_text()
+    sources = dict(re.findall(r"(?m)^ARG (\w+_IMAGE)=(.*)$", dockerfile))
+    mirrored = {name: f"mirror.test/{image}" for name, image in sources.items()}
+    (project / "Dockerfile").write_text(re.sub(r"(?m)^(ARG \w+_IMAGE)=.*$", r"\1=none.test/none", dockerfile))
+    for name, image in sources.items():
+        run("docker", "tag", image, mirrored[name])
+    try:
+        build(project, *(f"--build-arg={name}={image}" for name, image in mirrored.items()))
+    finally:
+        run("docker", "rmi", *mirrored.values())
+
+
+def test_its_own_tests_pass_on_the_images_python(project: Path, answers: dict[str, str]) -> None:
+    """The Python of the image, not only the one at hand here."""
+    shutil.copy(shutil.which("uv") or "uv", project / "uv")
+    tested = run(
+        *(
+            "docker",
+            "run",
+            "--rm",
+            "--volume",
+            f"{project}:/work",
+            "--workdir",
+            "/work",
+            "--env",
+            "UV_PROJECT_ENVIRONMENT=/tmp/venv",
+        ),
+        *(base_image(project), "./uv", "run", "--quiet", "pytest", "--cov-fail-under=100"),
+    )
+    assert f" {answers['python_version']}." in tested.stdout
+
+
+@pytest.fixture
+def made(project: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Return `made(target, NAME=…)`: `make` in the project, whose containers and images are removed afterwards."""
+    names = ["orders", "orders-test"]
+    prefix = f"t{free_port()}-"
+
+    def make(target: str, *, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        given = {"NAME": "orders", "IMAGE": f"{prefix}image", **variables}
+        given["NAME"] = prefix + given["NAME"]
+        return run("make", target, *(f"{key}={value}" for key, value in given.items()), cwd=project, check=check)
+
+    make.prefix = prefix  # type: ignore[attr-defined]
+    yield make
+    run("docker", "rm", "--force", *(prefix + name for name in names), check=False)
+    run("docker", "rmi", "--force", f"{prefix}image", check=False)
+
+
+def test_one_image_runs_as_production_and_as_test_side_by_side(made: Any) -> None:
+    ports = free_port(), free_port()
+    made("build")
+    made("run", PORT=str(ports[0]))
+    made("run", NAME="orders-test", PORT=str(ports[1]), APP_ENV="test", LOG_LEVEL="debug")
+    for port in ports:
+        assert httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+    first, second = (inspect(made.prefix + name) for name in ("orders", "orders-test"))
+    assert first["Image"] == second["Image"]
+    assert "APP_ENV=production" in first["Config"]["Env"]
+    assert "APP_ENV=test" in second["Config"]["Env"]
+    probes = [
+        run("docker", "logs", made.prefix + name).stdout.count("/health/ready") for name in ("orders", "orders-test")
+    ]
+    assert probes[0] == 0
+    assert probes[1] > 0
+
+
+def test_run_again_replaces_the_container_and_stop_again_is_no_error(made: Any) -> None:
+    port = str(free_port())
+    made("stop")
+    assert f"answers at http://127.0.0.1:{port}/docs" in made("run", PORT=port).stdout
+    first = inspect(made.prefix + "orders")
+    assert "answers at" in made("run", PORT=port).stdout
+    second = inspect(made.prefix + "orders")
+    assert first["Id"] != second["Id"]
+    assert run("docker", "ps", "--all", "--quiet", "--filter", f"name={made.prefix}").stdout.count("\n") == 1
+    assert second["HostConfig"]["ReadonlyRootfs"]
+    assert "stopped" in made("stop").stdout
+    assert made("stop").stdout == ""
+    assert "make run" in made("logs").stdout
+
+
+def test_run_reads_env_files_and_shows_why_a_container_ended(made: Any, project: Path) -> None:
+    port = str(free_port())
+    (project / ".env").write_text(f"LOG_LEVEL=debug\nPORT={port} # ours\nFORWARDED_ALLOW_IPS=10.0.0.1\n")
+    made("run")
+    assert httpx2.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+    assert "LOG_LEVEL=debug" in inspect(made.prefix + "orders")["Config"]["Env"]
+    assert "FORWARDED_ALLOW_IPS=10.0.0.1" in inspect(made.prefix + "orders")["Config"]["Env"]
+    failed = made("run", LOG_LEVEL="loud", check=False)
+    assert failed.returncode != 0
+    assert "LOG_LEVEL: Input should be" in failed.stderr
+
+
+def test_run_takes_up_an_edit_and_leaves_a_named_image_alone(made: Any, project: Path) -> None:
+    port = str(free_port())
+    run("make", "run", f"NAME={made.prefix}orders", f"PORT={port}", cwd=project)
+    built = inspect(made.prefix + "orders")["Image"]
+    run("docker", "tag", "nasty-service", f"{made.prefix}image")
+    with (project / "src/nasty_service/health.py").open("a") as module:
+        module.write("\nEDITED = True\n")
+    made("run", PORT=port)
+    assert inspect(made.prefix + "orders")["Image"] == built
+    run("make", "run", f"NAME={made.prefix}orders", f"PORT={port}", cwd=project)
+    assert inspect(made.prefix + "orders")["Image"] != built
+
+
+def test_run_on_a_taken_port_leaves_nothing_behind(made: Any) -> None:
+    made("build")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        failed = made("run", PORT=str(taken.getsockname()[1]), check=False)
+    assert failed.returncode != 0
+    assert "in use" in failed.stderr or "already allocated" in failed.stderr
+    assert run("docker", "ps", "--all", "--quiet", "--filter", f"name={made.prefix}").stdout == ""
+
+
+@pytest.fixture
+def compose(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project whose compose names are its own, taken down afterwards."""
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", f"t{free_port()}")
+    yield project
+    run("make", "down", "ARGS=--volumes", cwd=project)
+
+
+def test_up_shows_why_a_container_ended(compose: Path) -> None:
+    project = compose
+    (project / ".env").write_text(f"PORT={free_port()}\nMAX_BODY_BYTES=many\n")
+    failed = run("make", "up", cwd=project, check=False)
+    assert failed.returncode != 0
+    assert "MAX_BODY_BYTES: Input should be a valid integer" in failed.stdout
+
+
+def test_build_tells_version_and_revision(made: Any, project: Path) -> None:
+    run("git", "init", "--quiet", cwd=project)
+    run("git", "add", "--all", cwd=project)
+    run("git", "commit", "--quiet", "--message", "start", cwd=project)
+    made("build")
+    labels = inspect(f"{made.prefix}image")["Config"]["Labels"]
+    assert labels[f"{LABELS}.version"] == "0.1.0"
+    assert labels[f"{LABELS}.revision"] == run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
+
+
+def test_compose_starts_it_hardened_and_stops_it(compose: Path) -> None:
+    project = compose
+    port = free_port()
+    (project / ".env").write_text(f"PORT={port}\nAPP_ENV=test\nMAX_BODY_BYTES=10\n")
+    run("make", "up", cwd=project)
+    run("make", "up", cwd=project)
+    listed = run("docker", "compose", "ps", "--quiet", cwd=project).stdout.split()
+    assert len(listed) == 1
+    started = inspect(listed[0])
+    assert started["State"]["Health"]["Status"] == "healthy"
+    assert httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+    assert {"APP_ENV=test", "MAX_BODY_BYTES=10", "PORT=8000"} <= set(started["Config"]["Env"])
+    host = started["HostConfig"]
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    assert host["Memory"] > 0
+    assert host["PidsLimit"] > 0
+    assert {binding["HostIp"] for bindings in host["PortBindings"].values() for binding in bindings} == {"127.0.0.1"}
+    run("make", "down", cwd=project)
+    run("make", "down", cwd=project)
+    assert run("docker", "compose", "ps", "--all", "--quiet", cwd=project).stdout == ""

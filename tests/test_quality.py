@@ -1,0 +1,112 @@
+"""The rendered project passes its own checks, and they can fail."""
+
+import re
+import shutil
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import NASTY, ROOT, files, run
+
+
+@pytest.mark.parametrize("answers", [{}, NASTY], ids=["defaults", "nasty"])
+def test_a_fresh_project_passes_make_check_with_full_coverage(
+    render: Any, tmp_path: Path, answers: dict[str, str]
+) -> None:
+    project = Path(shutil.copytree(render(**answers), tmp_path / "project"))
+    before = {name: (project / name).read_bytes() for name in files(project)}
+    run("make", "check", "ARGS=--cov-fail-under=100", cwd=project)
+    run("make", "format", cwd=project)
+    assert {name: (project / name).read_bytes() for name in before} == before
+    changed = run("git", "status", "--porcelain", cwd=commit(project)).stdout
+    assert changed == ""
+
+
+def test_the_readmes_first_resource_passes_make_check(installed: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(installed, project, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
+    readme = (project / "README.md").read_text()
+    module, lines = re.findall(r"(?ms)^(    .*?)\n\n?(?=\S)", readme.partition("A first resource")[2])[:2]
+    imported, included = textwrap.dedent(lines).splitlines()
+    (project / "src/my_service/orders").mkdir()
+    (project / "src/my_service/orders/__init__.py").touch()
+    (project / "src/my_service/orders/routes.py").write_text(textwrap.dedent(module).rstrip("\n") + "\n")
+    app = project / "src/my_service/app.py"
+    text = app.read_text().replace("from .settings", f"{imported}\nfrom .settings", 1)
+    app.write_text(text.replace("    # Yours:\n", f"    # Yours:\n    {included}\n"))
+    run("make", "check", cwd=project)
+    described = "from my_service.app import create_app; print(*create_app().openapi()['paths'])"
+    assert "/v1/orders" in run("uv", "run", "python", "-c", described, cwd=project).stdout
+
+
+def commit(project: Path) -> Path:
+    run("git", "init", "--quiet", cwd=project)
+    run("git", "add", "--all", cwd=project)
+    run("git", "commit", "--quiet", "--message", "start", cwd=project)
+    committed = run("git", "ls-files", cwd=project).stdout.split()
+    assert "uv.lock" in committed
+    assert not [name for name in committed if name.startswith((".venv", ".uv/", ".coverage"))]
+    return project
+
+
+@pytest.mark.parametrize(
+    ("target", "file", "fault"),
+    [
+        ("lint", "src/my_service/health.py", "import os\n"),
+        ("lint", "src/my_service/health.py", "x=1\n"),
+        ("lint", "src/my_service/health.py", 'port: int = "none"\n'),
+        ("test", "tests/test_health.py", "def test_wrong() -> None:\n    assert False\n"),
+    ],
+)
+def test_make_check_finds_a_fault(installed: Path, tmp_path: Path, target: str, file: str, fault: str) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(installed, project, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
+    with (project / file).open("a") as source:
+        source.write(f"\n\n{fault}")
+    assert run("make", target, cwd=project, check=False).returncode != 0
+
+
+def test_its_files_pass_their_own_linters(render: Any) -> None:
+    project = render()
+    run("hadolint", "--ignore", "DL3059", "Dockerfile", cwd=project)
+    run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", cwd=project)
+    run("yamllint", "--strict", "--config-data", YAML_RULES, "compose.yaml", ".pre-commit-config.yaml", cwd=project)
+
+
+YAML_RULES = "{extends: default, rules: {document-start: disable, line-length: {max: 100}}}"
+
+
+def test_this_repositorys_workflow_passes_its_linters() -> None:
+    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
+    assert workflows
+    run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    run("zizmor", "--offline", "--pedantic", "--no-progress", *workflows)
+
+
+DEVELOP = {"help", "install", "dev", "check", "lint", "test", "format", "lock", "update"}
+TARGETS = DEVELOP | {"build", "run", "stop", "logs", "up", "down"}
+
+
+def test_help_lists_every_target_that_users_call(render: Any) -> None:
+    printed = run("make", cwd=render()).stdout
+    listed = {line.split()[0] for line in printed.splitlines() if line.startswith("  ")}
+    assert listed == TARGETS
+
+
+def test_the_documents_are_short(render: Any) -> None:
+    assert len((render() / "README.md").read_text().splitlines()) <= 80
+    assert len((render() / "AGENTS.md").read_text().splitlines()) <= 40
+
+
+def test_env_example_shows_every_setting_with_its_default(installed: Path) -> None:
+    shown = {
+        line.removeprefix("#").partition("=")[0]: line.partition("=")[2]
+        for line in (installed / ".env.example").read_text().splitlines()
+        if line.removeprefix("#")[:1].isupper()
+    }
+    program = "from my_service.settings import Settings as S; print(*(f'{n.upper()}={str(f.default).lower()}' for n, f in S.model_fields.items()))"
+    defaults = dict(pair.split("=") for pair in run(installed / ".venv/bin/python", "-c", program).stdout.split())
+    assert shown.keys() == defaults.keys()
+    # The format has no default of its own: it is console where the output is a terminal.
+    assert {**shown, "LOG_FORMAT": "pydanticundefined"} == defaults

@@ -1,0 +1,105 @@
+"""The rendered service as a process: it boots, answers, logs and stops."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import eventually, free_port, get, run
+
+
+@contextmanager
+def serve(project: Path, *command: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    port = free_port()
+    process = subprocess.Popen(
+        [*(command or (".venv/bin/python", "-m", "my_service"))],
+        cwd=project,
+        env={**os.environ, "PORT": str(port), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_it_answers_and_every_line_it_prints_is_json(installed: Path) -> None:
+    with serve(installed) as (process, url):
+        assert get(f"{url}/health/ready").json() == {"status": "ok", "checks": []}
+        assert get(f"{url}/docs").status_code == 200
+        assert get(f"{url}/openapi.json").json()["info"]["title"] == "My Service"
+        problem = get(f"{url}/nowhere", headers={"X-Request-ID": "find-me"})
+        process.terminate()
+        printed, _ = process.communicate(timeout=20)
+    assert problem.headers["content-type"] == "application/problem+json"
+    assert problem.json()["request_id"] == "find-me"
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert [line["path"] for line in lines if line.get("request_id") == "find-me"] == ["/nowhere"]
+    assert any("Uvicorn running" in line["event"] for line in lines)
+    assert process.returncode == 0
+
+
+def test_ctrl_c_stops_it_without_a_traceback(installed: Path) -> None:
+    with serve(installed) as (process, url):
+        get(f"{url}/health/live")
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in printed
+
+
+def test_make_dev_reloads_on_an_edit(project: Path) -> None:
+    run("make", "install", cwd=project)
+    module = project / "src/my_service/health.py"
+    with serve(project, "make", "dev") as (_, url):
+        assert get(f"{url}/health/live").json() == {"status": "ok"}
+        module.write_text(module.read_text().replace('status: str = "ok"', 'status: str = "edited"'))
+
+        def edited() -> None:
+            assert get(f"{url}/health/live").json() == {"status": "edited"}
+
+        eventually(edited)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("PORT", "hunter2", "PORT: Input should be a valid integer"),
+        ("PORT", "0", "PORT: Input should be greater than or equal to 1"),
+        ("APP_ENV", "hunter2", "APP_ENV: Input should be 'development', 'test' or 'production'"),
+        ("LOG_LEVEL", "hunter2", "LOG_LEVEL: Input should be 'debug', 'info', 'warning' or 'error'"),
+        ("LOG_FORMAT", "hunter2", "LOG_FORMAT: Input should be 'json' or 'console'"),
+        ("MAX_BODY_BYTES", "-1", "MAX_BODY_BYTES: Input should be greater than or equal to 0"),
+    ],
+)
+def test_a_bad_setting_stops_it_with_one_line(installed: Path, variable: str, value: str, line: str) -> None:
+    stopped = run(installed / ".venv/bin/python", "-m", "my_service", env={**os.environ, variable: value}, check=False)
+    assert stopped.returncode != 0
+    assert stopped.stdout == ""
+    assert stopped.stderr.startswith(line)
+    assert len(stopped.stderr.splitlines()) == 1
+    assert "hunter2" not in stopped.stderr
+
+
+def test_a_taken_port_is_told(installed: Path) -> None:
+    with serve(installed) as (_, url):
+        get(f"{url}/health/live")
+        second = run(
+            installed / ".venv/bin/python",
+            "-m",
+            "my_service",
+            env={**os.environ, "PORT": url.rpartition(":")[2]},
+            check=False,
+        )
+    assert second.returncode != 0
+    assert "address already in use" in second.stdout
+    assert "Traceback" not in second.stdout + second.stderr

@@ -1,0 +1,66 @@
+"""The template itself: it stays readable, and the documents know it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, run
+
+TEMPLATE = ROOT / "template"
+CONFIG = yaml.safe_load((ROOT / "copier.yml").read_text())
+SOURCES = [path for path in TEMPLATE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+
+
+def test_at_most_a_dozen_files_hold_a_condition() -> None:
+    conditional = [path for path in SOURCES if re.search(r"{%-?\s*if", path.read_text())]
+    assert len(conditional) <= 14
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(TEMPLATE)))
+def test_jinja_is_easy_to_read(path: Path) -> None:
+    text = path.read_text()
+    assert "{%" not in str(path.relative_to(TEMPLATE))
+    if path.suffix != ".jinja":
+        assert not re.search(r"{{(?!\.)|{%|{#", text), "Jinja in a file that is not rendered"
+        return
+    assert re.search(r"{{|{%", text), "the suffix, and nothing to render"
+    assert "{%-" not in text
+    assert not re.search(r"{%-?\s*elif", text)
+    depth = 0
+    for line in text.splitlines():
+        if "{%" in line:
+            assert re.fullmatch(r"\s*{% .* %}", line), f"a tag shares its line: {line}"
+            depth += ("{% if" in line) - ("{% endif" in line)
+            assert depth <= 1, "conditions are nested"
+
+
+def test_python_modules_read_without_rendering() -> None:
+    run("ruff", "check", "--isolated", "--select=E,F,I,B,UP,SIM", "--line-length=100", TEMPLATE / "src")
+
+
+def test_nothing_needs_trust() -> None:
+    assert not {"_tasks", "_migrations", "_jinja_extensions"} & CONFIG.keys()
+
+
+def test_every_exclusion_names_something() -> None:
+    for entry in CONFIG["_exclude"]:
+        for name in re.sub(r"{%.*?%}", "", entry).split():
+            found = [*TEMPLATE.glob(name.strip("/")), *TEMPLATE.glob(name.strip("/") + ".jinja")]
+            assert found, entry
+
+
+def test_the_readme_lists_every_question() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name, question in CONFIG.items():
+        if not name.startswith("_") and question.get("when") is not False:
+            assert f"| `{name}` |" in readme
+
+
+def test_no_lock_and_no_address_of_a_registry_is_committed() -> None:
+    tracked = run("git", "ls-files", cwd=ROOT).stdout.split()
+    assert not [name for name in tracked if name.endswith("uv.lock")]
+    hosts = ("pypi" + ".org", "files." + "pythonhosted", "deb." + "debian", "registry." + "npmjs")
+    for name in tracked:
+        text = (ROOT / name).read_text(errors="ignore") if (ROOT / name).exists() else ""
+        assert not [host for host in hosts if host in text], name
