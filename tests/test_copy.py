@@ -23,6 +23,7 @@ EVERY_PROJECT = [
     "README.md",
     "compose.yaml",
     "pyproject.toml",
+    "update.py",
     "src/my_service/__init__.py",
     "src/my_service/__main__.py",
     "src/my_service/app.py",

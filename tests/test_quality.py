@@ -84,7 +84,7 @@ def test_this_repositorys_workflow_passes_its_linters() -> None:
     run("zizmor", "--offline", "--pedantic", "--no-progress", *workflows)
 
 
-DEVELOP = {"help", "install", "dev", "check", "lint", "test", "format", "lock", "update"}
+DEVELOP = {"help", "install", "dev", "check", "lint", "test", "format", "lock", "update", "update-check"}
 TARGETS = DEVELOP | {"build", "run", "stop", "logs", "up", "down"}
 
 

@@ -1,0 +1,429 @@
+"""What an update brings, and what it leaves alone: from every release to the working tree."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import copier
+import pytest
+import yaml
+from conftest import NASTY, ROOT, files, run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+HEADING = re.compile(r"(?m)^## (\d+\.\d+\.\d+)$")
+# Later than each release: the version under which the working tree is released to these tests.
+NEXT = "v999.0.0"
+CHOICES = {
+    name: question["choices"]
+    for name, question in yaml.safe_load((ROOT / "copier.yml").read_text()).items()
+    if isinstance(question, dict) and "choices" in question
+}
+SINGLE_ANSWERS = [{name: choice} for name, choices in CHOICES.items() for choice in choices[1:]]
+
+
+def releases() -> dict[str, str]:
+    """Map each release to its commit: its tag's, else the one that brought its heading to the changelog."""
+    found: dict[str, str] = {}
+    log = run("git", "log", "--reverse", "--format=%H", "--", "CHANGELOG.md", cwd=ROOT).stdout.split()
+    for commit in log:
+        for version in HEADING.findall(run("git", "show", f"{commit}:CHANGELOG.md", cwd=ROOT).stdout):
+            found.setdefault(version, commit)
+    for tag in run("git", "tag", "--list", "v*.*.*", cwd=ROOT).stdout.split():
+        found[tag.removeprefix("v")] = tag
+    return found
+
+
+RELEASES = releases()
+
+
+def test_there_are_releases_to_update_from() -> None:
+    """A shallow clone has none, and every test below would pass."""
+    assert "1.0.0" in RELEASES
+    assert set(HEADING.findall((ROOT / "CHANGELOG.md").read_text())) >= RELEASES.keys()
+
+
+@pytest.fixture(scope="session")
+def upstream(shared: Any) -> Path:
+    """A clone of this repository with the working tree on top, as the next release."""
+
+    def snapshot(folder: Path) -> None:
+        run("git", "clone", "--quiet", ROOT, folder)
+        kept = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.splitlines()
+        for name in run("git", "ls-files", cwd=folder).stdout.splitlines():
+            (folder / name).unlink()
+        for name in kept:
+            if (ROOT / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        run("git", "add", "--all", cwd=folder)
+        run("git", "commit", "--quiet", "--allow-empty", "--message", "The working tree", cwd=folder)
+        run("git", "tag", NEXT, cwd=folder)
+
+    return shared("upstream", snapshot)
+
+
+@pytest.fixture(scope="session")
+def released(shared: Any, upstream: Path) -> Callable[..., Path]:
+    """Return `released(ref, **answers)`: a project from that commit. Each is made once a run: change a copy only."""
+
+    def project(ref: str, **answers: str) -> Path:
+        key = re.sub(r"\W+", "-", f"{ref[:12]} {sorted(answers.items())}")[:80]
+
+        def make(folder: Path) -> None:
+            copier.run_copy(str(upstream), folder, data=answers, defaults=True, quiet=True, vcs_ref=ref)
+            commit(folder, "start")
+
+        return shared(f"released-{key}", make)
+
+    return project
+
+
+@pytest.fixture
+def start(released: Any, tmp_path: Path) -> Callable[..., Path]:
+    """Return `start(ref, **answers)`: a committed project from that commit, to change at will."""
+
+    def project(ref: str, **answers: str) -> Path:
+        return Path(shutil.copytree(released(ref, **answers), tmp_path / "project"))
+
+    return project
+
+
+def commit(project: Path, message: str) -> None:
+    if not (project / ".git").exists():
+        run("git", "init", "--quiet", cwd=project)
+    run("git", "add", "--all", cwd=project)
+    run("git", "commit", "--quiet", "--allow-empty", "--message", message, cwd=project)
+
+
+def update(project: Path, **data: str) -> None:
+    copier.run_update(str(project), data=data, defaults=True, overwrite=True, quiet=True)
+
+
+def tree(project: Path) -> dict[str, bytes]:
+    """Read every file but git's own and the one line that names the template's commit."""
+    contents = {name: (project / name).read_bytes() for name in files(project) if not name.startswith(".git/")}
+    contents[".copier-answers.yml"] = re.sub(rb"(?m)^_commit: .*\n", b"", contents[".copier-answers.yml"])
+    return contents
+
+
+def conflicts(project: Path) -> list[str]:
+    """List files that git holds as unmerged, rejected hunks, and files with a conflict's marker."""
+    unmerged = run("git", "ls-files", "--unmerged", cwd=project).stdout.splitlines()
+    marked = [name for name, content in tree(project).items() if b"<<<<<<< before updating" in content]
+    return unmerged + marked + [name for name in files(project) if name.endswith(".rej")]
+
+
+@pytest.mark.parametrize("version", RELEASES)
+@pytest.mark.parametrize("answers", [{}, NASTY, *SINGLE_ANSWERS], ids=lambda answers: "-".join(answers.values())[-40:])
+def test_an_unedited_project_becomes_a_fresh_copy(
+    start: Any, released: Any, version: str, answers: dict[str, str]
+) -> None:
+    project = start(RELEASES[version], **answers)
+    update(project)
+    assert conflicts(project) == []
+    assert tree(project) == tree(released(NEXT, **answers))
+
+
+# What owners do in their first weeks: (file, the line after which it goes, what they write).
+EDITS = [
+    ("src/my_service/settings.py", "    # Yours:\n", "    warehouse_url: str = 'http://localhost'\n"),
+    ("src/my_service/app.py", "    telemetry,\n)\n", "from .orders import routes as orders\n"),
+    ("src/my_service/app.py", "    # Yours:\n", "    app.include_router(orders.router)\n"),
+    ("Makefile", "# Yours:\n", "\n.PHONY: seed\nseed: ## Fill the warehouse\n\techo seeded\n"),
+    ("compose.yaml", "      # Yours:\n", "      WAREHOUSE_URL: http://warehouse\n"),
+    (".env.example", "# Yours:\n", "WAREHOUSE_URL=http://localhost\n"),
+    ("README.md", "", "\n## Our warehouse\n\nIs in Linz.\n"),
+    ("Dockerfile", "# What runs: nothing of the above but Python, the dependencies and the project.\nFROM python\n", "RUN apt-get update && apt-get install --yes libpq5\n"),
+    (".pre-commit-config.yaml", "", "      - id: spelling\n        name: spelling\n        entry: codespell\n        language: system\n"),
+]  # fmt: skip
+ORDERS = '''"""Orders."""
+
+from fastapi import APIRouter
+
+router = APIRouter(prefix="/v1/orders", tags=["orders"])
+
+
+@router.get("")
+async def list_orders() -> list[str]:
+    """List every order."""
+    return []
+'''
+
+
+def edit(project: Path) -> None:
+    for name, anchor, text in EDITS:
+        content = (project / name).read_text()
+        assert anchor in content, f"{name} has no line {anchor!r}"
+        before, found, after = content.partition(anchor) if anchor else (content, "", "")
+        (project / name).write_text(before + found + text + after)
+    (project / "src/my_service/orders").mkdir()
+    (project / "src/my_service/orders/__init__.py").touch()
+    (project / "src/my_service/orders/routes.py").write_text(ORDERS)
+    run("uv", "add", "--quiet", "tenacity", "arrow", cwd=project)
+    run("uv", "add", "--quiet", "--dev", "respx", cwd=project)
+    run("make", "format", cwd=project)
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_an_edited_project_keeps_every_edit(start: Any, version: str) -> None:
+    project = start(RELEASES[version])
+    edit(project)
+    commit(project, "our work")
+    before = tree(project)
+    update(project)
+    assert conflicts(project) == []
+    after = tree(project)
+    for name, _, text in EDITS:
+        kept = after[name].decode().replace('"', "'")
+        assert text.replace('"', "'") in kept, name
+    for name in ("src/my_service/orders/__init__.py", "src/my_service/orders/routes.py"):
+        assert after[name] == before[name]
+    assert after["uv.lock"] == before["uv.lock"]
+    for dependency in ("tenacity", "arrow", "respx"):
+        assert f'"{dependency}>='.encode() in after["pyproject.toml"]
+    run("make", "check", cwd=project)
+    assert "seeded" in run("make", "seed", cwd=project).stdout
+
+
+@pytest.mark.parametrize(("name", "choice"), [(name, choice) for name in CHOICES for choice in CHOICES[name][1:]])
+def test_an_answer_changes_there_and_back(start: Any, released: Any, name: str, choice: str) -> None:
+    project = start(NEXT)
+    update(project, **{name: choice})
+    assert conflicts(project) == []
+    assert tree(project) == tree(released(NEXT, **{name: choice}))
+    commit(project, "there")
+    update(project, **{name: CHOICES[name][0]})
+    assert tree(project) == tree(released(NEXT))
+
+
+# Files of one form on both sides: plain, so that a line of the template is the project's line.
+PLAIN = [
+    ".env.example",
+    ".gitignore",
+    "src/{{package_name}}/health.py",
+    "src/{{package_name}}/errors.py",
+    "src/{{package_name}}/settings.py",
+    "tests/test_telemetry.py",
+]
+CHANGE = st.tuples(st.sampled_from(PLAIN), st.sampled_from(["insert", "replace", "delete"]), st.integers(0, 10_000))
+
+
+def change(path: Path, kind: str, position: int, token: str) -> tuple[str, str]:
+    """Change one line of a file; return the line that came and the one that went, where there is one."""
+    lines = path.read_text().splitlines()
+    position %= len(lines)
+    gone = "" if kind == "insert" else lines[position]
+    lines[position : position + (kind != "insert")] = [] if kind == "delete" else [token]
+    path.write_text("\n".join(lines) + "\n")
+    return ("" if kind == "delete" else token), gone
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    theirs=st.lists(CHANGE, min_size=1, max_size=6),
+    ours=st.lists(CHANGE, min_size=1, max_size=6),
+    removed=st.sampled_from(["", "AGENTS.md", "tests/test_logs.py"]),
+)
+def test_no_edit_is_ever_lost_in_silence(
+    upstream: Path,
+    released: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+    theirs: list[Any],
+    ours: list[Any],
+    removed: str,
+) -> None:
+    folder = tmp_path_factory.mktemp("random")
+    template = folder / "template"
+    run("git", "clone", "--quiet", upstream, template)
+    for index, (name, kind, position) in enumerate(theirs):
+        change(template / "template" / name, kind, position, f"# theirs {index}")
+    commit(template, "template's changes")
+    run("git", "tag", "v999.1.0", cwd=template)
+
+    project = Path(shutil.copytree(released(NEXT), folder / "project"))
+    answers = project / ".copier-answers.yml"
+    answers.write_text(answers.read_text().replace(str(upstream), str(template)))
+    edited: list[tuple[str, str, str]] = []
+    for index, (name, kind, position) in enumerate(ours):
+        local = name.replace("{{package_name}}", "my_service")
+        edited.append((local, *change(project / local, kind, position, f"# ours {index}")))
+    (project / "src/my_service/mine.py").write_text("# mine\n")
+    if removed:
+        (project / removed).unlink()
+    commit(project, "our work")
+    before = tree(project)
+
+    update(project)
+    after = tree(project)
+    assert after["src/my_service/mine.py"] == b"# mine\n"
+    assert removed not in after
+    for name, came, gone in edited:
+        was, now = before[name].decode().splitlines(), after[name].decode().splitlines()
+        if came in was:
+            assert came in now, f"lost: {came} of {name}"
+        if gone and gone not in was and gone in now:
+            assert "<<<<<<< before updating" in now, f"came back: {gone} in {name}"
+
+
+def test_two_sides_that_meet_show_a_conflict(upstream: Path, start: Any, tmp_path: Path) -> None:
+    template = tmp_path / "template"
+    run("git", "clone", "--quiet", upstream, template)
+    rewrite(
+        template / "template/src/{{package_name}}/settings.py",
+        "port: int = Field(default=8000",
+        "port: int = Field(default=8080",
+    )
+    commit(template, "another port")
+    run("git", "tag", "v999.1.0", cwd=template)
+    project = start(NEXT)
+    point_to(project, str(template))
+    rewrite(project / "src/my_service/settings.py", "port: int = Field(default=8000", "port: int = Field(default=9000")
+    commit(project, "our port")
+    told = make_update(project)
+    assert told.returncode != 0
+    assert "src/my_service/settings.py" in told.stdout
+    assert "git add" in told.stdout
+    text = (project / "src/my_service/settings.py").read_text()
+    assert "default=8080" in text
+    assert "default=9000" in text
+    assert run("git", "ls-files", "--unmerged", cwd=project).stdout
+    assert make_update(project).stderr.startswith("Commit your work first")
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def point_to(project: Path, source: str) -> None:
+    answers = project / ".copier-answers.yml"
+    answers.write_text(re.sub(r"(?m)^_src_path: .*$", f"_src_path: {source}", answers.read_text()))
+    commit(project, "the template moved")
+
+
+def make_update(project: Path, arguments: str = "", target: str = "update") -> subprocess.CompletedProcess[str]:
+    return run("make", target, f"ARGS={arguments}", cwd=project, check=False, stdin=subprocess.DEVNULL)
+
+
+def previous_release(project: Path, upstream: Path, tmp_path: Path) -> str:
+    """Point a project at a template with one release more than it has; return that release's news."""
+    template = tmp_path / "template"
+    run("git", "clone", "--quiet", upstream, template)
+    rewrite(template / "CHANGELOG.md", "newest first.\n", "newest first.\n\n## 999.1.0\n\n- A tamer warehouse.\n")
+    rewrite(template / "template/pyproject.toml.jinja", '    "fastapi', '    "idna>=3",\n    "fastapi')
+    commit(template, "Release 999.1.0")
+    run("git", "tag", "v999.1.0", cwd=template)
+    point_to(project, str(template))
+    return "A tamer warehouse."
+
+
+def test_make_update_tells_the_news_and_locks_again(upstream: Path, start: Any, tmp_path: Path) -> None:
+    project = start(NEXT)
+    news = previous_release(project, upstream, tmp_path)
+    run("make", "lock", cwd=project)
+    commit(project, "lock")
+    told = make_update(project)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert news in told.stdout
+    assert "## 1.0.0" not in told.stdout
+    assert "to 999.1.0." in told.stdout
+    assert "No conflicts." in told.stdout
+    run("uv", "lock", "--check", cwd=project)
+    assert 'name = "idna"' in (project / "uv.lock").read_text()
+    commit(project, "updated")
+    again = make_update(project)
+    assert again.returncode == 0
+    assert again.stdout == "Up to date with template release 999.1.0.\n"
+
+
+def test_make_update_check_tells_the_release_to_come(upstream: Path, start: Any, tmp_path: Path) -> None:
+    project = start(NEXT)
+    assert make_update(project, target="update-check").returncode == 0
+    previous_release(project, upstream, tmp_path)
+    (project / "unsaved.txt").write_text("a check needs no clean tree")
+    told = make_update(project, target="update-check")
+    assert told.returncode != 0
+    assert "Template release 999.1.0 is out" in told.stderr
+    assert run("git", "status", "--porcelain", cwd=project).stdout == "?? unsaved.txt\n"
+
+
+def test_make_update_lists_what_it_would_delete_and_asks(start: Any) -> None:
+    project = start(NEXT, license="MIT")
+    refused = make_update(project, "--data license=proprietary")
+    assert refused.returncode != 0
+    assert "  LICENSE\n" in refused.stdout
+    assert (project / "LICENSE").exists()
+    assert run("git", "status", "--porcelain", cwd=project).stdout == ""
+    agreed = make_update(project, "--data license=proprietary --yes")
+    assert agreed.returncode == 0
+    assert not (project / "LICENSE").exists()
+
+
+@pytest.mark.parametrize(("answer", "kept"), [("n", True), ("", True), ("y", False)])
+def test_make_update_asks_at_the_terminal(start: Any, answer: str, kept: bool) -> None:
+    project = start(NEXT, license="MIT")
+    command = "make update ARGS='--data license=proprietary'; echo status $?"
+    typed = run("script", "--quiet", "--return", "--command", command, "/dev/null", cwd=project, input=f"{answer}\n")
+    assert "Go on? [y/N]" in typed.stdout
+    assert (project / "LICENSE").exists() == kept
+
+
+BAD_SITUATIONS: list[tuple[str, Callable[[Path], None], str]] = [
+    ("no git", lambda project: shutil.rmtree(project / ".git"), "git init && git add ."),
+    ("uncommitted work", lambda project: (project / "new.txt").touch(), "Commit your work first"),
+    ("no answers", lambda project: forget(project), "git checkout HEAD -- .copier-answers.yml"),
+    ("spoilt answers", lambda project: spoil(project), "has no _src_path and _commit"),
+    ("relative template", lambda project: point_to(project, "../template"), "relative path: ../template"),
+    ("template gone", lambda project: point_to(project, "/nowhere/template"), "no longer at /nowhere/template"),
+    ("address gone", lambda project: point_to(project, "file:///nowhere.git"), "fatal: "),
+    ("unknown commit", lambda project: forge(project, "0123456"), "nothing was changed"),
+    ("older target", lambda project: forge(project, "v1000.0.0"), "nothing was changed"),
+]
+
+
+def forget(project: Path) -> None:
+    (project / ".copier-answers.yml").unlink()
+    commit(project, "forgot")
+
+
+def spoil(project: Path) -> None:
+    (project / ".copier-answers.yml").write_text("<<<<<<< ours\n")
+    commit(project, "spoilt")
+
+
+def forge(project: Path, ref: str) -> None:
+    answers = project / ".copier-answers.yml"
+    answers.write_text(re.sub(r"(?m)^_commit: .*$", f"_commit: {ref}", answers.read_text()))
+    commit(project, "forged")
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "line"), [pytest.param(spoilt, line, id=name) for name, spoilt, line in BAD_SITUATIONS]
+)
+def test_a_bad_situation_gets_a_clear_line(start: Any, spoilt: Callable[[Path], None], line: str) -> None:
+    project = start(NEXT)
+    spoilt(project)
+    before = tree_of_all(project)
+    told = make_update(project)
+    assert told.returncode != 0
+    assert line in told.stderr
+    assert "Traceback" not in told.stdout + told.stderr
+    assert tree_of_all(project) == before
+
+
+def test_a_refused_answer_gets_a_clear_line(start: Any) -> None:
+    project = start(NEXT)
+    told = make_update(project, "--data license=GPL")
+    assert told.returncode != 0
+    assert "license" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert run("git", "status", "--porcelain", cwd=project).stdout == ""
+
+
+def tree_of_all(project: Path) -> dict[str, bytes]:
+    return {name: (project / name).read_bytes() for name in files(project) if not name.startswith(".git/")}
