@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -70,31 +71,31 @@ def project(template: Path, answers: dict[str, str], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Return `build(project, *options)`: a new image's id; it is removed afterwards."""
+    """Return `build(project, *options)`: a new image's tag; it is removed afterwards."""
+    # By tag: the same files give another test the same image, which has to stay.
     images: list[str] = []
 
     def built(project: Path, *options: str) -> str:
-        listed = tmp_path / f"image-{len(images)}"
-        run("docker", "build", f"--iidfile={listed}", *options, ".", cwd=project)
-        images.append(listed.read_text())
+        images.append(f"copier-fastapi-test:{os.getpid()}-{tmp_path.parent.name}-{tmp_path.name}-{len(images)}".lower())
+        run("docker", "build", f"--tag={images[-1]}", *options, ".", cwd=project)
         return images[-1]
 
     yield built
     if images:
-        run("docker", "rmi", "--force", *set(images), check=False)
+        run("docker", "rmi", *images, check=False)
 
 
 @pytest.fixture(scope="session")
-def image(render: Any, answers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def image(render: Any, answers: dict[str, str]) -> Iterator[str]:
     """The image of a fresh render, built by the first command that ever ran in it."""
     project = render(**answers)
     before = files(project)
-    listed = tmp_path_factory.mktemp("image") / "id"
-    run("docker", "build", f"--iidfile={listed}", ".", cwd=project)
+    tag = f"copier-fastapi-test:{os.getpid()}"
+    run("docker", "build", f"--tag={tag}", ".", cwd=project)
     assert files(project) == before
     assert "uv.lock" not in before
-    yield listed.read_text()
-    run("docker", "rmi", "--force", listed.read_text(), check=False)
+    yield tag
+    run("docker", "rmi", tag, check=False)
 
 
 def test_it_serves_on_the_port_that_the_user_publishes(image: str) -> None:
