@@ -9,10 +9,9 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import models_json_schema
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class FieldError(BaseModel):
@@ -95,11 +94,11 @@ async def on_crash(request: Request, error: Exception) -> Response:
     return problem(request, 500)
 
 
-class ContentLengthLimit:
-    """ASGI middleware that answers 413 to a declared length over `max_body_bytes`.
+class BodyLimit:
+    """ASGI middleware that answers 413 to a body of more than `max_body_bytes`.
 
-    FastAPI's own limit counts a chunked body, but its answer to a declared length
-    is plain text, which no exception handler sees.
+    FastAPI's own limit answers a declared length in plain text that no exception handler
+    sees, and looks at every request twice.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
@@ -109,10 +108,28 @@ class ContentLengthLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.app
         if scope["type"] == "http":
-            length = Headers(scope=scope).get("content-length", "")
-            if length.isdecimal() and int(length) > self.max_body_bytes:
-                app = problem(Request(scope), 413, f"At most {self.max_body_bytes} bytes")
+            for name, value in scope["headers"]:
+                if name == b"content-length" and int(value) > self.max_body_bytes:
+                    app = self._refusal(scope)
+                elif name == b"transfer-encoding":
+                    receive = self._counting(receive)
         await app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ASGIApp:
+        return problem(Request(scope), 413, f"At most {self.max_body_bytes} bytes")
+
+    def _counting(self, receive: Receive) -> Receive:
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_body_bytes:
+                raise HTTPException(413, f"At most {self.max_body_bytes} bytes")
+            return message
+
+        return counted
 
 
 def install(app: FastAPI) -> None:

@@ -1,12 +1,24 @@
 """The settings: environment variables, checked once at start."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 AnyCase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    return value
+
+
+CommaList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+# Where Docker and Kubernetes put secrets: a file a variable, named like it.
+SECRETS = Path("/run/secrets")
 
 
 def _log_format() -> Literal["json", "console"]:
@@ -16,7 +28,12 @@ def _log_format() -> Literal["json", "console"]:
 class Settings(BaseSettings):
     """Each field is the environment variable of its name in capitals; see `.env.example`."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True,
+        frozen=True,
+        # A missing folder would be warned of at every start.
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+    )
 
     app_env: Annotated[Literal["development", "test", "production"], AnyCase] = "development"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = "info"
@@ -25,15 +42,28 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     docs_enabled: bool = True
     max_body_bytes: int = Field(default=1_048_576, ge=0)
+    allowed_hosts: CommaList = ["*"]
+    cors_origins: CommaList = []
     forwarded_allow_ips: str = "127.0.0.1,::1"
+    revision: str = "unknown"
+    shutdown_delay_seconds: float | None = Field(default=None, ge=0)
     shutdown_grace_seconds: int = Field(default=6, ge=0)
     # Yours:
+
+    @property
+    def shutdown_delay(self) -> float:
+        """Seconds from SIGTERM to the stop; only production has balancers to wait for."""
+        if self.shutdown_delay_seconds is None:
+            return 3 if self.app_env == "production" else 0
+        return self.shutdown_delay_seconds
 
 
 def load() -> Settings:
     """Read the environment, or end the process with a line for each fault."""
     try:
         return Settings()
+    except SettingsError as error:
+        sys.exit(f"{SECRETS} can't be read: {error.__cause__}")
     except ValidationError as error:
         # Never the value: it may be a secret.
         faults = [f"{fault['loc'][0]}".upper() + f": {fault['msg']}" for fault in error.errors()]

@@ -1,22 +1,61 @@
-"""What every request leaves behind: its id, in the answer and the logs, and its log line."""
+"""What every request leaves behind: its id, its log line, its metrics and perhaps a trace."""
 
+import os
 import re
 import time
 import uuid
+from functools import lru_cache
 
 import structlog
+from fastapi import APIRouter, Response
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry import trace
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-logger = structlog.get_logger()
-
 VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+# Left out of the log unless LOG_LEVEL=debug.
+PROBES = ("/health/", "/metrics")
+LONGEST_PATH = 2000
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"})
+
+# Names and labels: OpenTelemetry's semantic conventions for HTTP, as Prometheus writes them.
+DURATION = Histogram(
+    "http_server_request_duration_seconds",
+    "Duration of HTTP requests; its count is their number.",
+    ["http_request_method", "http_route", "http_response_status_code"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+ACTIVE = Gauge("http_server_active_requests", "HTTP requests in flight.")
+BUILD = Gauge("build_info", "Always 1; the labels tell what runs.", ["version", "revision"])
+
+router = APIRouter(tags=["telemetry"])
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics() -> Response:
+    """Metrics in Prometheus' text format."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def tracing() -> TelemetryConfig:
+    """FastAPI's own OpenTelemetry: traces where an OTLP endpoint is set, else nothing at all."""
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    on = any(os.environ.get(name) for name in names)
+    return {"auto_configure": on, "tracing": on, "metrics": False, "logs": False}
 
 
 class RequestTelemetry:
-    """ASGI wrapper around the whole application, so that it sees a 500 and a 413 too."""
+    """ASGI wrapper around the whole application, so that it sees a 500 and a 413 too.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Each answer also gets those of `headers` that it does not have.
+    """
+
+    def __init__(self, app: ASGIApp, headers: list[tuple[bytes, bytes]]) -> None:
         self.app = app
+        self.headers = headers
+        # Bound now: a logger of the module would be put together anew for each line.
+        self.logger = structlog.get_logger().bind()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -25,36 +64,85 @@ class RequestTelemetry:
 
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        if scope["type"] == "websocket":
-            with structlog.contextvars.bound_contextvars(request_id=request_id):
+        context = {"request_id": request_id}
+        if (span := trace.get_current_span()) is not trace.INVALID_SPAN:
+            context["trace_id"] = trace.format_trace_id(span.get_span_context().trace_id)
+        tokens = structlog.contextvars.bind_contextvars(**context)
+        try:
+            if scope["type"] == "http":
+                await self._http(scope, receive, send, (b"x-request-id", request_id.encode()))
+            else:
                 await self.app(scope, receive, send)
-            return
+        finally:
+            structlog.contextvars.reset_contextvars(**tokens)
 
+    async def _http(
+        self, scope: Scope, receive: Receive, send: Send, request_id: tuple[bytes, bytes]
+    ) -> None:
         status: int | None = None
         complete = False
         failure: Exception | None = None
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-                message = {**message, "headers": headers}
+                headers = list(message.get("headers", ()))
+                names = [name for name, _ in headers]
+                headers += [header for header in self.headers if header[0] not in names]
+                headers.append(request_id)
+                if scope["app"].state.stopping:
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
             else:
                 complete = not message.get("more_body", False)
             await send(message)
 
         started = time.perf_counter()
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self.app(scope, receive, send_with_id)
-            except Exception as error:
-                failure = error
-                # Half an answer: only the server can cut the connection.
-                if not complete:
-                    raise
-            finally:
-                _log(scope, status, (time.perf_counter() - started) * 1000, failure)
+        ACTIVE.inc()
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except Exception as error:
+            failure = error
+            # Half an answer: only the server can cut the connection.
+            if not complete:
+                raise
+        finally:
+            seconds = time.perf_counter() - started
+            ACTIVE.dec()
+            route = getattr(scope.get("route"), "path", None)
+            _duration(scope["method"], route or "", status or 0).observe(seconds)
+            self._log(scope, route, status, seconds, failure)
+
+    def _log(
+        self,
+        scope: Scope,
+        route: str | None,
+        status: int | None,
+        seconds: float,
+        failure: Exception | None,
+    ) -> None:
+        if failure is not None:
+            log = self.logger.error
+        elif scope["path"].startswith(PROBES):
+            log = self.logger.debug
+        else:
+            log = self.logger.info
+        log(
+            "request",
+            method=scope["method"],
+            path=scope["raw_path"][:LONGEST_PATH].decode("latin-1"),
+            route=route,
+            status=status,
+            duration_ms=round(seconds * 1000, 2),
+            client=scope["client"][0] if scope.get("client") else None,
+            exc_info=failure,
+        )
+
+
+@lru_cache(maxsize=1024)
+def _duration(method: str, route: str, status: int) -> Histogram:
+    return DURATION.labels(method if method in METHODS else "_OTHER", route, status)
 
 
 def _request_id(scope: Scope) -> str:
@@ -62,22 +150,3 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and VALID_REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
     return uuid.uuid4().hex
-
-
-def _log(scope: Scope, status: int | None, duration_ms: float, failure: Exception | None) -> None:
-    if failure is not None:
-        log = logger.error
-    elif scope["path"].startswith("/health/"):
-        log = logger.debug
-    else:
-        log = logger.info
-    log(
-        "request",
-        method=scope["method"],
-        path=scope["raw_path"].decode("latin-1"),
-        route=getattr(scope.get("route"), "path", None),
-        status=status,
-        duration_ms=round(duration_ms, 2),
-        client=scope["client"][0] if scope.get("client") else None,
-        exc_info=failure,
-    )

@@ -1,0 +1,53 @@
+"""The API's description at /docs, with its assets served from here and not from a CDN."""
+
+import base64
+import hashlib
+import html
+import re
+from importlib.resources import files
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse
+
+ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+
+
+def install(app: FastAPI) -> None:
+    """Serve the page and its assets, by relative addresses: any path prefix of a proxy works."""
+    folder = str(files("fastapi_swagger") / "resources")
+    page = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=html.escape(app.title),
+        swagger_js_url="docs/swagger-ui-bundle.js",
+        swagger_css_url="docs/swagger-ui.css",
+        swagger_favicon_url="docs/favicon-32x32.png",
+    ).body
+    policy = _policy(bytes(page))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    @app.get("/docs/{name}", include_in_schema=False)
+    async def asset(request: Request, name: str) -> Response:
+        if name not in ASSETS:
+            raise HTTPException(404)
+        return FileResponse(f"{folder}/{name}", media_type=ASSETS[name])
+
+
+def _policy(page: bytes) -> str:
+    """Allow the page its own assets and its one inline script, by hash (CSP Level 3)."""
+    (script,) = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; "
+        "style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )

@@ -1,0 +1,51 @@
+"""The edge: security headers, allowed hosts and CORS."""
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .errors import problem
+from .settings import Settings
+
+# For an API; a page that needs more brings a policy of its own, as `docs.py` does.
+# OWASP REST Security Cheat Sheet, "Security Headers".
+HEADERS = [
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+# Probes name a container by its address.
+OPEN_PATHS = ("/health/", "/metrics")
+
+
+class AllowedHosts:
+    """ASGI middleware that answers 400 to a Host header that ALLOWED_HOSTS does not list."""
+
+    def __init__(self, app: ASGIApp, hosts: list[str]) -> None:
+        self.app = app
+        self.hosts = frozenset(host.lower() for host in hosts if not host.startswith("*."))
+        self.suffixes = tuple(host[1:].lower() for host in hosts if host.startswith("*."))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.app
+        if scope["type"] == "http" and not scope["path"].startswith(OPEN_PATHS):
+            host = Headers(scope=scope).get("host", "").lower().rsplit(":", 1)[0]
+            if host not in self.hosts and not host.endswith(self.suffixes):
+                app = problem(Request(scope), 400, "This host is not served here")
+        await app(scope, receive, send)
+
+
+def protect(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Put around `app` what the settings ask for; by default no host is refused, each origin is."""
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID"],
+        )
+    if "*" not in settings.allowed_hosts:
+        app = AllowedHosts(app, settings.allowed_hosts)
+    return app

@@ -1,0 +1,39 @@
+"""Stopping without a failed request: not ready at once, no longer serving only later."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+from fastapi import APIRouter, FastAPI, Request
+
+from . import health
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Hold SIGTERM back for SHUTDOWN_DELAY_SECONDS, in which balancers learn to look elsewhere."""
+    # Test clients run elsewhere, where no signal arrives.
+    if threading.current_thread() is threading.main_thread():
+        loop = asyncio.get_running_loop()
+        seconds = app.state.settings.shutdown_delay
+        stop = cast(Callable[[int, None], object], signal.getsignal(signal.SIGTERM))
+
+        def delay(number: int, frame: object) -> None:
+            app.state.stopping = True
+            loop.call_soon_threadsafe(lambda: loop.call_later(seconds, stop, number, None))
+
+        signal.signal(signal.SIGTERM, delay)
+    yield
+
+
+router = APIRouter(lifespan=lifespan)
+
+
+@health.check("shutdown")
+async def is_not_stopping(request: Request) -> None:
+    """Readiness ends when a stop was asked for."""
+    if request.app.state.stopping:
+        raise RuntimeError("the service is stopping")
