@@ -5,10 +5,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import copier
 import httpx2
 import pytest
+import standins
 
 ROOT = Path(__file__).parent.parent
 
@@ -164,6 +167,36 @@ def without_engine(reason: str) -> None:
     if os.environ.get("REQUIRE_DOCKER") == "1":
         pytest.fail(f"REQUIRE_DOCKER=1, and {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def answers(engine: None, render: Any) -> dict[str, str]:
+    """Answers whose base images are at hand; for another Python where the default one's is not."""
+    for version in ("3.14", "3.13"):
+        project = render(**NASTY, python_version=version)
+        dockerfile = (project / "Dockerfile").read_text()
+        try:
+            for image in re.findall(r"(?m)^ARG \w+_IMAGE=(.*)$", dockerfile):
+                standins.ensure(image)
+        except standins.UnavailableError as reason:
+            warnings.warn(f"no image tests with Python {version}: {reason}", stacklevel=1)
+        else:
+            return {**NASTY, "python_version": version}
+    without_engine("no base image can be had")
+    raise AssertionError
+
+
+@pytest.fixture(scope="session")
+def image(render: Any, answers: dict[str, str]) -> Iterator[str]:
+    """The image of a fresh render, built by the first command that ever ran in it."""
+    project = render(**answers)
+    before = files(project)
+    tag = f"copier-fastapi-test:{os.getpid()}"
+    run("docker", "build", f"--tag={tag}", ".", cwd=project)
+    assert files(project) == before
+    assert "uv.lock" not in before
+    yield tag
+    run("docker", "rmi", tag, check=False)
 
 
 @contextlib.contextmanager

@@ -27,10 +27,13 @@ EVERY_PROJECT = [
     "src/my_service/__init__.py",
     "src/my_service/__main__.py",
     "src/my_service/app.py",
+    "src/my_service/docs.py",
     "src/my_service/errors.py",
     "src/my_service/health.py",
     "src/my_service/logs.py",
+    "src/my_service/security.py",
     "src/my_service/settings.py",
+    "src/my_service/shutdown.py",
     "src/my_service/telemetry.py",
     "tests/__init__.py",
     "tests/conftest.py",
@@ -39,7 +42,9 @@ EVERY_PROJECT = [
     "tests/test_health.py",
     "tests/test_logs.py",
     "tests/test_main.py",
+    "tests/test_security.py",
     "tests/test_settings.py",
+    "tests/test_shutdown.py",
     "tests/test_telemetry.py",
 ]
 

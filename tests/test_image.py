@@ -9,15 +9,13 @@ import socket
 import subprocess
 import tarfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import standins
-from conftest import NASTY, container, copy, eventually, files, free_port, get, run, without_engine
+from conftest import NASTY, container, copy, eventually, files, free_port, get, run
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -45,23 +43,6 @@ def base_image(project: Path) -> str:
     return re.findall(r"(?m)^ARG PYTHON_IMAGE=(.*)$", (project / "Dockerfile").read_text())[0]
 
 
-@pytest.fixture(scope="session")
-def answers(engine: None, render: Any) -> dict[str, str]:
-    """Answers whose base images are at hand; for another Python where the default one's is not."""
-    for version in ("3.14", "3.13"):
-        project = render(**NASTY, python_version=version)
-        dockerfile = (project / "Dockerfile").read_text()
-        try:
-            for image in re.findall(r"(?m)^ARG \w+_IMAGE=(.*)$", dockerfile):
-                standins.ensure(image)
-        except standins.UnavailableError as reason:
-            warnings.warn(f"no image tests with Python {version}: {reason}", stacklevel=1)
-        else:
-            return {**NASTY, "python_version": version}
-    without_engine("no base image can be had")
-    raise AssertionError
-
-
 @pytest.fixture
 def project(template: Path, answers: dict[str, str], tmp_path: Path) -> Path:
     """A fresh project, to change and to build at will."""
@@ -83,19 +64,6 @@ def build(tmp_path: Path) -> Iterator[Callable[..., str]]:
     yield built
     if images:
         run("docker", "rmi", *images, check=False)
-
-
-@pytest.fixture(scope="session")
-def image(render: Any, answers: dict[str, str]) -> Iterator[str]:
-    """The image of a fresh render, built by the first command that ever ran in it."""
-    project = render(**answers)
-    before = files(project)
-    tag = f"copier-fastapi-test:{os.getpid()}"
-    run("docker", "build", f"--tag={tag}", ".", cwd=project)
-    assert files(project) == before
-    assert "uv.lock" not in before
-    yield tag
-    run("docker", "rmi", tag, check=False)
 
 
 def test_it_serves_on_the_port_that_the_user_publishes(image: str) -> None:
@@ -177,9 +145,9 @@ def test_its_labels_hold_the_texts_exactly(project: Path, build: Any) -> None:
 
 
 def test_it_is_small_and_has_three_layers(image: str, answers: dict[str, str], render: Any) -> None:
-    """Standard library bytecode, dependencies, project; at most 30 MB above the base."""
+    """Standard library bytecode, dependencies, project; at most 40 MB above the base."""
     base = base_image(render(**answers))
-    assert inspect(image)["Size"] - inspect(base)["Size"] <= 30 * MEGABYTE
+    assert inspect(image)["Size"] - inspect(base)["Size"] <= 40 * MEGABYTE
     assert layers(image)[: len(layers(base))] == layers(base)
     assert len(layers(image)) == len(layers(base)) + 3
     history = run("docker", "history", "--format", "{{.Size}} {{.CreatedBy}}", image).stdout.splitlines()
@@ -230,7 +198,7 @@ def test_the_standard_library_that_it_imports_is_compiled(image: str) -> None:
     )
     printed = run("docker", "run", "--rm", image, "python", "-c", program).stdout
     # Not to be named in a Dockerfile: what another Python may not have, and what Debian adds in stand-ins.
-    private = ("importlib.metadata._", "sitecustomize")
+    private = ("importlib.metadata._", "importlib.resources.", "importlib.readers", "sitecustomize")
     assert [line for line in printed.splitlines() if not any(name in line for name in private)] == []
 
 

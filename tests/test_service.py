@@ -34,7 +34,7 @@ def serve(project: Path, *command: str, **environment: str) -> Iterator[tuple[su
 
 def test_it_answers_and_every_line_it_prints_is_json(installed: Path) -> None:
     with serve(installed) as (process, url):
-        assert get(f"{url}/health/ready").json() == {"status": "ok", "checks": []}
+        assert get(f"{url}/health/ready").json() == {"status": "ok", "checks": ["shutdown"]}
         assert get(f"{url}/docs").status_code == 200
         assert get(f"{url}/openapi.json").json()["info"]["title"] == "My Service"
         problem = get(f"{url}/nowhere", headers={"X-Request-ID": "find-me"})
