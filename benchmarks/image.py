@@ -74,7 +74,9 @@ def edit(folder: Path, package: str) -> None:
 
 def add_dependency(folder: Path, name: str) -> None:
     project = folder / "pyproject.toml"
-    project.write_text(project.read_text().replace("dependencies = [\n", f'dependencies = [\n    "{name}",\n', 1))
+    # The comment is new each time: else the engine has this very layer from an earlier run.
+    added = f'dependencies = [\n    "{name}",  # {time.time_ns()}\n'
+    project.write_text(project.read_text().replace("dependencies = [\n", added, 1))
 
 
 def copy_seconds(template: Path, destination: Path) -> float:
