@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import copier
 import httpx2
@@ -46,6 +46,37 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
+def commit(project: Path, message: str) -> None:
+    """Commit all that is in `project`, and make a repository of it first where there is none."""
+    if not (project / ".git").exists():
+        run("git", "init", "--quiet", cwd=project)
+    run("git", "add", "--all", cwd=project)
+    run("git", "commit", "--quiet", "--allow-empty", "--message", message, cwd=project)
+
+
+def snapshot(folder: Path) -> None:
+    """Clone this repository to `folder`, and commit the working tree on top of its history."""
+    run("git", "clone", "--quiet", ROOT, folder)
+    for name in run("git", "ls-files", cwd=folder).stdout.splitlines():
+        (folder / name).unlink()
+    for name in run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    commit(folder, "The working tree")
+
+
+def inspect(name: str) -> dict[str, Any]:
+    """Return what the engine knows of a container or an image."""
+    found: list[dict[str, Any]] = json.loads(run("docker", "inspect", name).stdout)
+    return found[0]
+
+
+def state(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = inspect(name)["State"]
+    return found
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -74,7 +105,8 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("COPIER_SETTINGS_PATH", str(folder / "settings.yml"))
         patch.setenv("COPIER_CACHE_DIR", str(folder / "cache"))
         patch.setenv("GIT_CONFIG_GLOBAL", str(folder / "gitconfig"))
-        for name in ("APP_ENV", "LOG_LEVEL", "LOG_FORMAT", "HOST", "PORT", "NAME", "IMAGE", "VERSION", "VIRTUAL_ENV"):
+        settings = re.findall(r"(?m)^#?([A-Z_]+)=", (ROOT / "template/.env.example").read_text())
+        for name in (*settings, "NAME", "IMAGE", "VERSION", "VIRTUAL_ENV"):
             patch.delenv(name, raising=False)
         # Else every process that the tests start compiles all that it imports.
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
@@ -163,7 +195,8 @@ def engine() -> None:
     without_engine("no Docker engine answers")
 
 
-def without_engine(reason: str) -> None:
+def without_engine(reason: str) -> NoReturn:
+    """Skip the test for `reason`, or fail it under REQUIRE_DOCKER=1."""
     if os.environ.get("REQUIRE_DOCKER") == "1":
         pytest.fail(f"REQUIRE_DOCKER=1, and {reason}")
     pytest.skip(reason)
@@ -183,7 +216,6 @@ def answers(engine: None, render: Any) -> dict[str, str]:
         else:
             return {**NASTY, "python_version": version}
     without_engine("no base image can be had")
-    raise AssertionError
 
 
 @pytest.fixture(scope="session")

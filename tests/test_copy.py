@@ -8,7 +8,7 @@ from typing import Any
 import copier
 import pytest
 import yaml
-from conftest import ROOT, copy, files, run
+from conftest import ROOT, copy, files, run, snapshot
 
 EVERY_PROJECT = [
     ".copier-answers.yml",
@@ -98,17 +98,9 @@ def make_new(clone: Path, destination: Path | str, arguments: str = "", check: b
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A clone of this repository as it stands, with work that is not committed yet."""
-    snapshot, clone = tmp_path / "snapshot", tmp_path / "clone"
-    run("git", "clone", "--quiet", ROOT, snapshot)
-    for path in run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.splitlines():
-        if (ROOT / path).exists():
-            (snapshot / path).parent.mkdir(parents=True, exist_ok=True)
-            (snapshot / path).write_bytes((ROOT / path).read_bytes())
-            (snapshot / path).chmod((ROOT / path).stat().st_mode)
-    run("git", "add", "--all", cwd=snapshot)
-    run("git", "commit", "--quiet", "--allow-empty", "--message", "snapshot", cwd=snapshot)
-    run("git", "clone", "--quiet", snapshot, clone)
-    return clone
+    snapshot(tmp_path / "snapshot")
+    run("git", "clone", "--quiet", tmp_path / "snapshot", tmp_path / "clone")
+    return tmp_path / "clone"
 
 
 def test_make_new_records_the_clones_origin(clone: Path, tmp_path: Path) -> None:

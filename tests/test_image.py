@@ -1,7 +1,6 @@
 """The image and its containers, seen from outside, with a real Docker engine."""
 
 import io
-import json
 import os
 import re
 import shutil
@@ -15,23 +14,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import NASTY, container, copy, eventually, files, free_port, get, run
+from conftest import NASTY, commit, container, copy, eventually, files, free_port, get, inspect, run, state
 
 pytestmark = pytest.mark.usefixtures("engine")
 
 LABELS = "org.opencontainers.image"
 HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
 MEGABYTE = 1_000_000
-
-
-def inspect(name: str) -> dict[str, Any]:
-    found: list[dict[str, Any]] = json.loads(run("docker", "inspect", name).stdout)
-    return found[0]
-
-
-def state(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = inspect(name)["State"]
-    return found
 
 
 def layers(image: str) -> list[str]:
@@ -391,17 +380,14 @@ def compose(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_up_shows_why_a_container_ended(compose: Path) -> None:
-    project = compose
-    (project / ".env").write_text(f"PORT={free_port()}\nMAX_BODY_BYTES=many\n")
-    failed = run("make", "up", cwd=project, check=False)
+    (compose / ".env").write_text(f"PORT={free_port()}\nMAX_BODY_BYTES=many\n")
+    failed = run("make", "up", cwd=compose, check=False)
     assert failed.returncode != 0
     assert "MAX_BODY_BYTES: Input should be a valid integer" in failed.stdout
 
 
 def test_build_tells_version_and_revision(made: Any, project: Path) -> None:
-    run("git", "init", "--quiet", cwd=project)
-    run("git", "add", "--all", cwd=project)
-    run("git", "commit", "--quiet", "--message", "start", cwd=project)
+    commit(project, "start")
     made("build")
     labels = inspect(f"{made.prefix}image")["Config"]["Labels"]
     assert labels[f"{LABELS}.version"] == "0.1.0"
@@ -409,12 +395,11 @@ def test_build_tells_version_and_revision(made: Any, project: Path) -> None:
 
 
 def test_compose_starts_it_hardened_and_stops_it(compose: Path) -> None:
-    project = compose
     port = free_port()
-    (project / ".env").write_text(f"PORT={port}\nAPP_ENV=test\nMAX_BODY_BYTES=10\n")
-    run("make", "up", cwd=project)
-    run("make", "up", cwd=project)
-    listed = run("docker", "compose", "ps", "--quiet", cwd=project).stdout.split()
+    (compose / ".env").write_text(f"PORT={port}\nAPP_ENV=test\nMAX_BODY_BYTES=10\n")
+    run("make", "up", cwd=compose)
+    run("make", "up", cwd=compose)
+    listed = run("docker", "compose", "ps", "--quiet", cwd=compose).stdout.split()
     assert len(listed) == 1
     started = inspect(listed[0])
     assert started["State"]["Health"]["Status"] == "healthy"
@@ -427,6 +412,6 @@ def test_compose_starts_it_hardened_and_stops_it(compose: Path) -> None:
     assert host["Memory"] > 0
     assert host["PidsLimit"] > 0
     assert {binding["HostIp"] for bindings in host["PortBindings"].values() for binding in bindings} == {"127.0.0.1"}
-    run("make", "down", cwd=project)
-    run("make", "down", cwd=project)
-    assert run("docker", "compose", "ps", "--all", "--quiet", cwd=project).stdout == ""
+    run("make", "down", cwd=compose)
+    run("make", "down", cwd=compose)
+    assert run("docker", "compose", "ps", "--all", "--quiet", cwd=compose).stdout == ""

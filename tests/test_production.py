@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import container, free_port, get, run
+from conftest import container, free_port, get, run, state
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -74,7 +74,7 @@ def test_no_request_fails_while_it_stops(image: str) -> None:
         answered, failures = asyncio.run(stop_under_load(name, url))
         assert failures == []
         assert answered > 100
-        assert json.loads(run("docker", "inspect", name).stdout)[0]["State"]["ExitCode"] == 0
+        assert state(name)["ExitCode"] == 0
 
 
 def test_a_stopping_container_says_so_and_serves_on(image: str) -> None:
@@ -100,9 +100,8 @@ def test_it_stays_within_128_mb_at_200_connections(image: str) -> None:
     with container(image, "--memory=128m", "--memory-swap=128m") as (name, url):
         get(f"{url}/health/ready")
         assert set(asyncio.run(burst(url))) == {200}
-        state = json.loads(run("docker", "inspect", name).stdout)[0]["State"]
-        assert state["Running"]
-        assert not state["OOMKilled"]
+        assert state(name)["Running"]
+        assert not state(name)["OOMKilled"]
 
 
 HOSTILE = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NASTY, ROOT, files, run
+from conftest import NASTY, ROOT, commit, files, run
 
 
 @pytest.mark.parametrize("answers", [{}, NASTY], ids=["defaults", "nasty"])
@@ -19,8 +19,11 @@ def test_a_fresh_project_passes_make_check_with_full_coverage(
     run("make", "check", "ARGS=--cov-fail-under=100", cwd=project)
     run("make", "format", cwd=project)
     assert {name: (project / name).read_bytes() for name in before} == before
-    changed = run("git", "status", "--porcelain", cwd=commit(project)).stdout
-    assert changed == ""
+    commit(project, "start")
+    committed = run("git", "ls-files", cwd=project).stdout.split()
+    assert "uv.lock" in committed
+    assert not [name for name in committed if name.startswith((".venv", ".uv/", ".coverage"))]
+    assert run("git", "status", "--porcelain", cwd=project).stdout == ""
 
 
 def test_the_readmes_first_resource_passes_make_check(installed: Path, tmp_path: Path) -> None:
@@ -38,16 +41,6 @@ def test_the_readmes_first_resource_passes_make_check(installed: Path, tmp_path:
     run("make", "check", cwd=project)
     described = "from my_service.app import create_app; print(*create_app().openapi()['paths'])"
     assert "/v1/orders" in run("uv", "run", "python", "-c", described, cwd=project).stdout
-
-
-def commit(project: Path) -> Path:
-    run("git", "init", "--quiet", cwd=project)
-    run("git", "add", "--all", cwd=project)
-    run("git", "commit", "--quiet", "--message", "start", cwd=project)
-    committed = run("git", "ls-files", cwd=project).stdout.split()
-    assert "uv.lock" in committed
-    assert not [name for name in committed if name.startswith((".venv", ".uv/", ".coverage"))]
-    return project
 
 
 @pytest.mark.parametrize(

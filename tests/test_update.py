@@ -10,13 +10,14 @@ from typing import Any
 import copier
 import pytest
 import yaml
-from conftest import NASTY, ROOT, files, run
+from conftest import NASTY, ROOT, commit, files, run, snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 HEADING = re.compile(r"(?m)^## (\d+\.\d+\.\d+)$")
 # Later than each release: the version under which the working tree is released to these tests.
 NEXT = "v999.0.0"
+AFTER_NEXT = "v999.1.0"
 CHOICES = {
     name: question["choices"]
     for name, question in yaml.safe_load((ROOT / "copier.yml").read_text()).items()
@@ -29,9 +30,9 @@ def releases() -> dict[str, str]:
     """Map each release to its commit: its tag's, else the one that brought its heading to the changelog."""
     found: dict[str, str] = {}
     log = run("git", "log", "--reverse", "--format=%H", "--", "CHANGELOG.md", cwd=ROOT).stdout.split()
-    for commit in log:
-        for version in HEADING.findall(run("git", "show", f"{commit}:CHANGELOG.md", cwd=ROOT).stdout):
-            found.setdefault(version, commit)
+    for revision in log:
+        for version in HEADING.findall(run("git", "show", f"{revision}:CHANGELOG.md", cwd=ROOT).stdout):
+            found.setdefault(version, revision)
     for tag in run("git", "tag", "--list", "v*.*.*", cwd=ROOT).stdout.split():
         found[tag.removeprefix("v")] = tag
     return found
@@ -50,20 +51,11 @@ def test_there_are_releases_to_update_from() -> None:
 def upstream(shared: Any) -> Path:
     """A clone of this repository with the working tree on top, as the next release."""
 
-    def snapshot(folder: Path) -> None:
-        run("git", "clone", "--quiet", ROOT, folder)
-        kept = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.splitlines()
-        for name in run("git", "ls-files", cwd=folder).stdout.splitlines():
-            (folder / name).unlink()
-        for name in kept:
-            if (ROOT / name).exists():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)
-        run("git", "add", "--all", cwd=folder)
-        run("git", "commit", "--quiet", "--allow-empty", "--message", "The working tree", cwd=folder)
+    def release_tree(folder: Path) -> None:
+        snapshot(folder)
         run("git", "tag", NEXT, cwd=folder)
 
-    return shared("upstream", snapshot)
+    return shared("upstream", release_tree)
 
 
 @pytest.fixture(scope="session")
@@ -92,20 +84,27 @@ def start(released: Any, tmp_path: Path) -> Callable[..., Path]:
     return project
 
 
-def commit(project: Path, message: str) -> None:
-    if not (project / ".git").exists():
-        run("git", "init", "--quiet", cwd=project)
-    run("git", "add", "--all", cwd=project)
-    run("git", "commit", "--quiet", "--allow-empty", "--message", message, cwd=project)
+def fork(upstream: Path, template: Path) -> None:
+    run("git", "clone", "--quiet", upstream, template)
+
+
+def release(template: Path, message: str) -> None:
+    """Commit what was changed in a fork of the template, as the release after `NEXT`."""
+    commit(template, message)
+    run("git", "tag", AFTER_NEXT, cwd=template)
 
 
 def update(project: Path, **data: str) -> None:
     copier.run_update(str(project), data=data, defaults=True, overwrite=True, quiet=True)
 
 
+def tree_of_all(project: Path) -> dict[str, bytes]:
+    return {name: (project / name).read_bytes() for name in files(project) if not name.startswith(".git/")}
+
+
 def tree(project: Path) -> dict[str, bytes]:
     """Read every file but git's own and the one line that names the template's commit."""
-    contents = {name: (project / name).read_bytes() for name in files(project) if not name.startswith(".git/")}
+    contents = tree_of_all(project)
     contents[".copier-answers.yml"] = re.sub(rb"(?m)^_commit: .*\n", b"", contents[".copier-answers.yml"])
     return contents
 
@@ -240,11 +239,10 @@ def test_no_edit_is_ever_lost_in_silence(
 ) -> None:
     folder = tmp_path_factory.mktemp("random")
     template = folder / "template"
-    run("git", "clone", "--quiet", upstream, template)
+    fork(upstream, template)
     for index, (name, kind, position) in enumerate(theirs):
         change(template / "template" / name, kind, position, f"# theirs {index}")
-    commit(template, "template's changes")
-    run("git", "tag", "v999.1.0", cwd=template)
+    release(template, "template's changes")
 
     project = Path(shutil.copytree(released(NEXT), folder / "project"))
     answers = project / ".copier-answers.yml"
@@ -273,14 +271,13 @@ def test_no_edit_is_ever_lost_in_silence(
 
 def test_two_sides_that_meet_show_a_conflict(upstream: Path, start: Any, tmp_path: Path) -> None:
     template = tmp_path / "template"
-    run("git", "clone", "--quiet", upstream, template)
+    fork(upstream, template)
     rewrite(
         template / "template/src/{{package_name}}/settings.py",
         "port: int = Field(default=8000",
         "port: int = Field(default=8080",
     )
-    commit(template, "another port")
-    run("git", "tag", "v999.1.0", cwd=template)
+    release(template, "another port")
     project = start(NEXT)
     point_to(project, str(template))
     rewrite(project / "src/my_service/settings.py", "port: int = Field(default=8000", "port: int = Field(default=9000")
@@ -312,21 +309,20 @@ def make_update(project: Path, arguments: str = "", target: str = "update") -> s
     return run("make", target, f"ARGS={arguments}", cwd=project, check=False, stdin=subprocess.DEVNULL)
 
 
-def previous_release(project: Path, upstream: Path, tmp_path: Path) -> str:
+def next_release(project: Path, upstream: Path, tmp_path: Path) -> str:
     """Point a project at a template with one release more than it has; return that release's news."""
     template = tmp_path / "template"
-    run("git", "clone", "--quiet", upstream, template)
+    fork(upstream, template)
     rewrite(template / "CHANGELOG.md", "newest first.\n", "newest first.\n\n## 999.1.0\n\n- A tamer warehouse.\n")
     rewrite(template / "template/pyproject.toml.jinja", '    "fastapi', '    "idna>=3",\n    "fastapi')
-    commit(template, "Release 999.1.0")
-    run("git", "tag", "v999.1.0", cwd=template)
+    release(template, "Release 999.1.0")
     point_to(project, str(template))
     return "A tamer warehouse."
 
 
 def test_make_update_tells_the_news_and_locks_again(upstream: Path, start: Any, tmp_path: Path) -> None:
     project = start(NEXT)
-    news = previous_release(project, upstream, tmp_path)
+    news = next_release(project, upstream, tmp_path)
     run("make", "lock", cwd=project)
     commit(project, "lock")
     told = make_update(project)
@@ -346,7 +342,7 @@ def test_make_update_tells_the_news_and_locks_again(upstream: Path, start: Any, 
 def test_make_update_check_tells_the_release_to_come(upstream: Path, start: Any, tmp_path: Path) -> None:
     project = start(NEXT)
     assert make_update(project, target="update-check").returncode == 0
-    previous_release(project, upstream, tmp_path)
+    next_release(project, upstream, tmp_path)
     (project / "unsaved.txt").write_text("a check needs no clean tree")
     told = make_update(project, target="update-check")
     assert told.returncode != 0
@@ -425,7 +421,3 @@ def test_a_refused_answer_gets_a_clear_line(start: Any) -> None:
     assert "license" in told.stderr
     assert "Traceback" not in told.stderr
     assert run("git", "status", "--porcelain", cwd=project).stdout == ""
-
-
-def tree_of_all(project: Path) -> dict[str, bytes]:
-    return {name: (project / name).read_bytes() for name in files(project) if not name.startswith(".git/")}
