@@ -10,19 +10,23 @@ def main() -> None:
     # and uvicorn raises SIGTERM again after its own shutdown, to whatever was set before it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
-    import structlog
-    import uvicorn
-
     from . import logs, settings
 
     config = settings.load()
     logs.configure(config.log_level, config.log_format)
+
+    import structlog
+    import uvicorn
+
+    from . import server
+
     structlog.get_logger().info("starting", app_env=config.app_env, log_level=config.log_level)
     uvicorn.run(
         f"{__package__}.app:create_app",
         factory=True,
         host=config.host,
         port=config.port,
+        http=server.Protocol,
         reload="--reload" in sys.argv[1:],
         log_config=None,
         access_log=False,
