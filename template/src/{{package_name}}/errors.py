@@ -10,7 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import ALL_METHODS
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -74,6 +76,8 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
     if error.status_code < 400:
         return await http_exception_handler(request, error)
     headers = dict(error.headers) if error.headers else None
+    if headers and "Allow" in headers:
+        headers["Allow"] = _allowed(request)
     # FastAPI's `detail` may be a mapping, Starlette's type does not tell.
     detail: Any = error.detail
     if isinstance(detail, dict):
@@ -143,6 +147,16 @@ def describe(openapi: dict[str, Any]) -> None:
     """Add what `RESPONSES` refers to to an OpenAPI document."""
     _, schema = models_json_schema([(Problem, "serialization")], ref_template=_SCHEMAS)
     openapi.setdefault("components", {}).setdefault("schemas", {}).update(schema["$defs"])
+
+
+def _allowed(request: Request) -> str:
+    # The router names the methods of the first route at a path, not those of its siblings.
+    return ", ".join(
+        method
+        for method in ALL_METHODS
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    )
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

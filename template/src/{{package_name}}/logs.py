@@ -1,9 +1,10 @@
 """One form for every log line, the service's own and its libraries': JSON, or text to read."""
 
+import asyncio
 import json
 import logging
 import sys
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import orjson
 import structlog
@@ -43,6 +44,38 @@ def configure(level: str, form: Literal["json", "console"]) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=threshold, force=True)
+
+
+def request_logger(form: Literal["json", "console"]) -> structlog.typing.FilteringBoundLogger:
+    """Return the logger for the line of each request, once `configure` was called."""
+    if form == "console":
+        return cast(structlog.typing.FilteringBoundLogger, structlog.get_logger().bind())
+    output = structlog.BytesLogger(cast(BinaryIO, HeldOutput(sys.stdout.buffer)))
+    return cast(structlog.typing.FilteringBoundLogger, structlog.wrap_logger(output).bind())
+
+
+class HeldOutput:
+    """A file that writes the lines of one turn of the event loop together, by one system call."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.lines: list[bytes] = []
+
+    def write(self, line: bytes) -> None:
+        self.lines.append(line)
+        if len(self.lines) == 1:
+            asyncio.get_running_loop().call_soon(self.release)
+
+    def flush(self) -> None:
+        """Nothing: structlog asks for it after each line."""
+
+    def release(self) -> None:
+        left = memoryview(b"".join(self.lines))
+        self.lines.clear()
+        # A signal may cut a write short.
+        while left:
+            left = left[self.file.write(left) :]
+        self.file.flush()
 
 
 def _dumps(event: Any, **options: Any) -> bytes:

@@ -12,9 +12,10 @@ from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
 
 VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-# Left out of the log unless LOG_LEVEL=debug.
+# Left out of the log unless LOG_LEVEL=debug, and of the traces.
 PROBES = ("/health/", "/metrics")
 LONGEST_PATH = 2000
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"})
@@ -42,7 +43,15 @@ def tracing() -> TelemetryConfig:
     """FastAPI's own OpenTelemetry: traces where an OTLP endpoint is set, else nothing at all."""
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     on = any(os.environ.get(name) for name in names)
-    return {"auto_configure": on, "tracing": on, "metrics": False, "logs": False}
+    return {
+        "auto_configure": on,
+        "tracing": on,
+        # A span for each dependency and serialization costs more than the request's own.
+        "operation_spans": False,
+        "metrics": False,
+        "logs": False,
+        "exclude": lambda scope: scope["path"].startswith(PROBES),
+    }
 
 
 class RequestTelemetry:
@@ -51,11 +60,12 @@ class RequestTelemetry:
     Each answer also gets those of `headers` that it does not have.
     """
 
-    def __init__(self, app: ASGIApp, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, app: ASGIApp, headers: list[tuple[bytes, bytes]], logger: FilteringBoundLogger
+    ) -> None:
         self.app = app
         self.headers = headers
-        # Bound now: a logger of the module would be put together anew for each line.
-        self.logger = structlog.get_logger().bind()
+        self.logger = logger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -68,11 +78,12 @@ class RequestTelemetry:
         if (span := trace.get_current_span()) is not trace.INVALID_SPAN:
             context["trace_id"] = trace.format_trace_id(span.get_span_context().trace_id)
         tokens = structlog.contextvars.bind_contextvars(**context)
+        header = (b"x-request-id", request_id.encode())
         try:
             if scope["type"] == "http":
-                await self._http(scope, receive, send, (b"x-request-id", request_id.encode()))
+                await self._http(scope, receive, send, header)
             else:
-                await self.app(scope, receive, send)
+                await self._websocket(scope, receive, send, header)
         finally:
             structlog.contextvars.reset_contextvars(**tokens)
 
@@ -87,13 +98,7 @@ class RequestTelemetry:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = list(message.get("headers", ()))
-                names = [name for name, _ in headers]
-                headers += [header for header in self.headers if header[0] not in names]
-                headers.append(request_id)
-                if scope["app"].state.stopping:
-                    headers.append((b"connection", b"close"))
-                message["headers"] = headers
+                self._add_headers(scope, message, request_id)
             else:
                 complete = not message.get("more_body", False)
             await send(message)
@@ -113,6 +118,26 @@ class RequestTelemetry:
             route = getattr(scope.get("route"), "path", None)
             _duration(scope["method"], route or "", status or 0).observe(seconds)
             self._log(scope, route, status, seconds, failure)
+
+    async def _websocket(
+        self, scope: Scope, receive: Receive, send: Send, request_id: tuple[bytes, bytes]
+    ) -> None:
+        async def send_with_headers(message: Message) -> None:
+            # One that is denied gets an HTTP answer.
+            if message["type"] == "websocket.http.response.start":
+                self._add_headers(scope, message, request_id)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+    def _add_headers(self, scope: Scope, message: Message, request_id: tuple[bytes, bytes]) -> None:
+        headers = list(message.get("headers", ()))
+        names = [name for name, _ in headers]
+        headers += [header for header in self.headers if header[0] not in names]
+        headers.append(request_id)
+        if scope["app"].state.stopping:
+            headers.append((b"connection", b"close"))
+        message["headers"] = headers
 
     def _log(
         self,
