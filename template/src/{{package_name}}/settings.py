@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_ignore_empty=True,
         frozen=True,
+        # A value may be a secret.
+        hide_input_in_errors=True,
         # A missing folder would be warned of at every start.
         secrets_dir=SECRETS if SECRETS.is_dir() else None,
     )
@@ -63,8 +65,15 @@ def load() -> Settings:
     try:
         return Settings()
     except SettingsError as error:
-        sys.exit(f"{SECRETS} can't be read: {error.__cause__}")
+        if isinstance(error.__cause__, OSError | UnicodeError):
+            sys.exit(f"{SECRETS} can't be read: {error.__cause__}")
+        # A field of yours that is read as JSON, where none is.
+        sys.exit(str(error))
     except ValidationError as error:
         # Never the value: it may be a secret.
-        faults = [f"{fault['loc'][0]}".upper() + f": {fault['msg']}" for fault in error.errors()]
-        sys.exit("\n".join(faults))
+        sys.exit("\n".join(_name(fault["loc"]) + fault["msg"] for fault in error.errors()))
+
+
+def _name(location: tuple[int | str, ...]) -> str:
+    # A rule about several fields at once has no place of its own.
+    return f"{location[0]}: ".upper() if location else ""
