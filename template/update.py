@@ -27,7 +27,8 @@ def main(*arguments: str) -> int:
     """Update, or with `--check` only tell; the rest of `arguments` is for `copier update`."""
     check = "--check" in arguments
     agreed = "--yes" in arguments
-    arguments = tuple(argument for argument in arguments if argument not in ("--check", "--yes"))
+    ours = ("--check", "--yes", "--defaults")
+    arguments = tuple(argument for argument in arguments if argument not in ours)
 
     top = repository()
     before = answers()
@@ -39,6 +40,7 @@ def main(*arguments: str) -> int:
         trial /= Path.cwd().relative_to(top)
         news = copier_update(trial, arguments)
         after = answers(trial)
+        refuse_unasked(arguments, {**before, **after}, before.get("package_name"))
         deleted = git("diff", "--name-only", "--diff-filter=D", "HEAD", at=trial).splitlines()
         changed = git("status", "--porcelain", at=trial)
 
@@ -67,8 +69,10 @@ def report(old: str, new: str) -> int:
             *(f"  {name}" for name in conflicts + rejected),
             sep="\n",
         )
+        lock = " `make lock`," if Path("uv.lock").exists() else ""
         print(
-            "Choose between the markers `<<<<<<<` and `>>>>>>>`, `git add` the files, then commit."
+            "Choose between the markers `<<<<<<<` and `>>>>>>>`, `git add` the files,"
+            f"{lock} then commit."
         )
         print("Or take it all back: git reset --hard && git clean -d --force --interactive")
         return 1
@@ -103,6 +107,17 @@ def refuse_uncommitted() -> None:
         )
 
 
+def refuse_unasked(arguments: tuple[str, ...], known: dict[str, Any], package: str | None) -> None:
+    for flag, argument in zip(arguments, arguments[1:], strict=False):
+        name, _, answer = argument.partition("=")
+        if flag not in ("--data", "-d"):
+            continue
+        if name == "package_name" and answer != package:
+            fail("package_name can't change: Copier would delete the old package with your edits.")
+        if name not in known or name.startswith("_"):
+            fail(f"There is no question {name}, or it is not asked with these answers.")
+
+
 def answers(project: Path | None = None) -> dict[str, Any]:
     """Read the answers file; fail where it can't tell which template this project came from."""
     path = (project or Path()) / ANSWERS
@@ -135,10 +150,14 @@ def copier_update(project: Path, arguments: tuple[str, ...]) -> str:
     command = [sys.executable, "-m", "copier", "update", "--defaults", *arguments, "."]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        lines = [line.strip(" |") for line in done.stderr.splitlines() if line.strip(" |")]
+        said = done.stderr or done.stdout
+        lines = [line.strip(" |") for line in said.splitlines() if line.strip(" |")]
         told = [line for line in lines if line.startswith("fatal: ")] or lines[-1:]
+        untouched = project != Path.cwd()
         fail(
-            "Copier can't update this project, and nothing was changed:",
+            "Copier can't update this project, and nothing was changed:"
+            if untouched
+            else "Copier stopped half-way; take back what it did with `git reset --hard`:",
             *(f"  {line}" for line in told),
         )
     _, heading, news = done.stderr.partition(CLOSING)[0].partition("\n## ")
