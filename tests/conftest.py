@@ -19,8 +19,16 @@ import copier
 import httpx2
 import pytest
 import standins
+import yaml
 
 ROOT = Path(__file__).parent.parent
+RESERVED = (ROOT / "includes/reserved.txt").read_text().split()
+# The choices of each question that has some, the first one being its default.
+CHOICES = {
+    name: list(question["choices"].values() if isinstance(question["choices"], dict) else question["choices"])
+    for name, question in yaml.safe_load((ROOT / "copier.yml").read_text()).items()
+    if isinstance(question, dict) and "choices" in question
+}
 
 # Text that breaks what quotes it carelessly. The image tests build with it too.
 NASTY = {
@@ -64,6 +72,34 @@ def snapshot(folder: Path) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     commit(folder, "The working tree")
+
+
+def modules(project: Path) -> set[str]:
+    """Name what an installed project brings, as import and as distribution, and the standard library."""
+    program = (
+        "import importlib.metadata as m, sys\n"
+        "print(*m.packages_distributions(), *sys.stdlib_module_names,"
+        "*(d.metadata['Name'].replace('-', '_').lower() for d in m.distributions()))"
+    )
+    listed = run(project / ".venv/bin/python", "-c", program).stdout.split()
+    names = {name for name in listed if name == name.strip("_").lower() and name.isidentifier()}
+    return names - {"my_service", "this"}
+
+
+def uncompiled(image: str, imports: str) -> list[str]:
+    """List the standard library's modules that `imports`, a program, loads in an image and that have no bytecode there."""
+    program = (
+        f"{imports}\n"
+        "import os, sys\n"
+        "library = os.path.dirname(os.__file__)\n"
+        "for module in list(sys.modules.values()):\n"
+        "    source, cached = getattr(module, '__file__', None) or '', module.__spec__ and module.__spec__.cached\n"
+        "    if source.startswith(library) and source.endswith('.py') and cached and not os.path.exists(cached): print(module)"
+    )
+    printed = run("docker", "run", "--rm", image, "python", "-c", program).stdout
+    # Not to be named in a Dockerfile: what another Python may not have, and what Debian adds in stand-ins.
+    private = ("importlib.metadata._", "importlib.resources.", "importlib.readers", "sitecustomize")
+    return [line for line in printed.splitlines() if not any(name in line for name in private)]
 
 
 def inspect(name: str) -> dict[str, Any]:
@@ -110,6 +146,8 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.delenv(name, raising=False)
         # Else every process that the tests start compiles all that it imports.
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        # Else the tests of a project take the rights to the folders above it away from its PostgreSQL.
+        patch.setenv("PYTEST_DEBUG_TEMPROOT", str(folder))
         # `make test` itself hands these on to every `make` below it.
         for name in ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"):
             patch.delenv(name, raising=False)
@@ -172,19 +210,26 @@ def project(render: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def installed(shared: Any, render: Callable[..., Path]) -> Path:
-    """A project of default answers after `make install`; not to be changed."""
+def installed_with(shared: Any, render: Callable[..., Path]) -> Callable[..., Path]:
+    """Return `installed_with(**answers)`: a project with them after `make install`; not to be changed."""
 
-    def install(folder: Path) -> None:
-        shutil.copytree(render(), folder / "my-service")
+    def project(**answers: str) -> Path:
+        key = "-".join(["installed", *answers.values()])
+        made = shared(key, lambda folder: shutil.copytree(render(**answers), folder / "my-service")) / "my-service"
+        # Not in the making: a virtual environment can't be moved.
+        with made.parent.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (made / ".venv").exists():
+                run("make", "install", cwd=made)
+        return Path(made)
 
-    project = shared("installed", install) / "my-service"
-    # Not in the making: a virtual environment can't be moved.
-    with (project.parent.parent / "install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (project / ".venv").exists():
-            run("make", "install", cwd=project)
     return project
+
+
+@pytest.fixture(scope="session")
+def installed(installed_with: Callable[..., Path]) -> Path:
+    """A project of default answers after `make install`; not to be changed."""
+    return installed_with()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import NASTY, commit, container, copy, eventually, files, free_port, get, inspect, run, state
+import yaml
+from conftest import NASTY, commit, container, copy, eventually, files, free_port, get, inspect, run, state, uncompiled
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -174,21 +175,13 @@ def test_it_adds_nothing_but_python_bytecode_dependencies_and_project(
 
 
 def test_the_standard_library_that_it_imports_is_compiled(image: str) -> None:
-    program = (
-        "import sys, importlib, os\n"
-        "for name in ('nasty_service.app', 'uvicorn', 'uvicorn.lifespan.on', 'uvicorn.loops.asyncio',"
-        " 'uvicorn.protocols.http.httptools_impl', 'uvicorn.middleware.proxy_headers', 'fastapi.telemetry._runtime'):\n"
-        "    importlib.import_module(name)\n"
-        "sys.modules['nasty_service.app'].create_app().openapi()\n"
-        "library = os.path.dirname(os.__file__)\n"
-        "for module in list(sys.modules.values()):\n"
-        "    source, cached = getattr(module, '__file__', None) or '', module.__spec__ and module.__spec__.cached\n"
-        "    if source.startswith(library) and source.endswith('.py') and cached and not os.path.exists(cached): print(module)"
+    imports = (
+        "import uvicorn.lifespan.on, uvicorn.loops.asyncio, uvicorn.protocols.http.httptools_impl\n"
+        "import uvicorn.middleware.proxy_headers, fastapi.telemetry._runtime\n"
+        "from nasty_service import app\n"
+        "app.create_app().openapi()"
     )
-    printed = run("docker", "run", "--rm", image, "python", "-c", program).stdout
-    # Not to be named in a Dockerfile: what another Python may not have, and what Debian adds in stand-ins.
-    private = ("importlib.metadata._", "importlib.resources.", "importlib.readers", "sitecustomize")
-    assert [line for line in printed.splitlines() if not any(name in line for name in private)] == []
+    assert uncompiled(image, imports) == []
 
 
 def test_no_secret_in_the_folder_reaches_it(project: Path, build: Any) -> None:
@@ -335,6 +328,17 @@ def test_run_again_replaces_the_container_and_stop_again_is_no_error(made: Any) 
     assert "make run" in made("logs").stdout
 
 
+def test_a_run_that_fails_removes_no_container_of_another_name(made: Any, project: Path, image: str) -> None:
+    """Docker also takes the beginning of an id for a name."""
+    made("build")
+    with container(image) as (other, _):
+        failed = run(
+            "make", "run", f"NAME={other[:8]}", "PORT=99999", f"IMAGE={made.prefix}image", cwd=project, check=False
+        )
+        assert failed.returncode != 0
+        assert state(other)["Running"]
+
+
 def test_run_reads_env_files_and_shows_why_a_container_ended(made: Any, project: Path) -> None:
     port = str(free_port())
     (project / ".env").write_text(f"LOG_LEVEL=debug\nPORT={port} # ours\nFORWARDED_ALLOW_IPS=10.0.0.1\n")
@@ -384,6 +388,46 @@ def test_up_shows_why_a_container_ended(compose: Path) -> None:
     failed = run("make", "up", cwd=compose, check=False)
     assert failed.returncode != 0
     assert "MAX_BODY_BYTES: Input should be a valid integer" in failed.stdout
+
+
+def test_every_grace_period_is_longer_than_the_stop(image: str, project: Path) -> None:
+    """Of plain `docker stop`, of `make run` and of compose."""
+    program = (
+        "from nasty_service.settings import Settings\n"
+        "from nasty_service.shutdown import TIDY_UP_SECONDS\n"
+        "loaded = Settings()\n"
+        "print(loaded.shutdown_delay + loaded.shutdown_grace_seconds + TIDY_UP_SECONDS)"
+    )
+    longest = float(run("docker", "run", "--rm", image, "python", "-c", program).stdout)
+    assert longest > 3
+    (of_make,) = re.findall(r"--stop-timeout (\d+)", (project / "Makefile").read_text())
+    of_compose = yaml.safe_load((project / "compose.yaml").read_text())["services"]["service"]["stop_grace_period"]
+    graces = {"docker stop": 10, "make run": int(of_make), "compose": int(of_compose.removesuffix("s"))}
+    assert {name: seconds for name, seconds in graces.items() if seconds <= longest} == {}
+
+
+def test_compose_watch_brings_an_edit_into_the_container(compose: Path, tmp_path: Path) -> None:
+    port = free_port()
+    (compose / ".env").write_text(f"PORT={port}\n")
+    module = compose / "src/nasty_service/health.py"
+    with (tmp_path / "watch.log").open("w+") as log:
+        watching = subprocess.Popen(["docker", "compose", "watch"], cwd=compose, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            assert get(f"http://127.0.0.1:{port}/health/live").json() == {"status": "ok"}
+
+            def watched() -> None:
+                assert "atch enabled" in (tmp_path / "watch.log").read_text()
+
+            eventually(watched)
+            module.write_text(module.read_text().replace('status: str = "ok"', 'status: str = "edited"'))
+
+            def edited() -> None:
+                assert get(f"http://127.0.0.1:{port}/health/live").json() == {"status": "edited"}
+
+            eventually(edited)
+        finally:
+            watching.terminate()
+            watching.wait(20)
 
 
 def test_build_tells_version_and_revision(made: Any, project: Path) -> None:

@@ -45,6 +45,17 @@ def test_a_bad_port_is_told_before_anything_happens(project: Path, bare_path: Pa
     assert not (project / "called").exists()
 
 
+@pytest.mark.parametrize("name", ["a b", "", "orders;id"])
+@pytest.mark.parametrize("target", ["run", "stop"])
+def test_a_bad_name_is_told_before_anything_happens(project: Path, bare_path: Path, target: str, name: str) -> None:
+    (bare_path / "docker").write_text("#!/bin/sh\n[ $1 = info ] || touch called\n")
+    (bare_path / "docker").chmod(0o755)
+    failed = run("make", target, f"NAME={name}", cwd=project, env={"PATH": str(bare_path)}, check=False)
+    assert failed.returncode != 0
+    assert failed.stderr.startswith("NAME is the container's name, such as my-service-test")
+    assert not (project / "called").exists()
+
+
 def test_no_engine_is_told_in_one_line(project: Path, bare_path: Path) -> None:
     client = bare_path / "docker"
     client.write_text("#!/bin/sh\necho 'Cannot connect' >&2; exit 1\n")

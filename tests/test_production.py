@@ -2,17 +2,24 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 import re
 import shutil
 import socket
 import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from conftest import container, free_port, get, run, state
+from conftest import NASTY, container, free_port, get, run, state, without_engine
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from playwright.sync_api import BrowserContext, Route, expect, sync_playwright
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -91,15 +98,34 @@ def test_a_stopping_container_says_so_and_serves_on(image: str) -> None:
 
 
 def test_it_stays_within_128_mb_at_200_connections(image: str) -> None:
-    async def burst(url: str) -> list[int]:
-        limits = httpx2.Limits(max_connections=200)
-        async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
-            answers = await asyncio.gather(*(client.get("/openapi.json") for _ in range(1000)))
-        return [answer.status_code for answer in answers]
+    """All of them open at once, each with a request in flight, again and again, and then with half a body."""
+    ask = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    half = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 500_000
+
+    async def answer(reader: asyncio.StreamReader) -> bytes:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.findall(rb"content-length: (\d+)", head)[0]
+        await reader.readexactly(int(length))
+        return head[9:12]
+
+    async def hold(url: str) -> int:
+        host, port = url.removeprefix("http://").split(":")
+        kept = await asyncio.gather(*(asyncio.open_connection(host, port) for _ in range(200)))
+        for _ in range(10):
+            for _, writer in kept:
+                writer.write(ask)
+            assert set(await asyncio.gather(*(answer(reader) for reader, _ in kept))) == {b"200"}
+        for _, writer in kept:
+            writer.write(half)
+        assert set(await asyncio.gather(*(answer(reader) for reader, _ in kept))) == {b"404"}
+        opened = len((await asyncio.to_thread(run, "docker", "exec", name, "ls", "/proc/1/fd")).stdout.split())
+        for _, writer in kept:
+            writer.close()
+        return opened
 
     with container(image, "--memory=128m", "--memory-swap=128m") as (name, url):
         get(f"{url}/health/ready")
-        assert set(asyncio.run(burst(url))) == {200}
+        assert asyncio.run(hold(url)) > 200
         assert state(name)["Running"]
         assert not state(name)["OOMKilled"]
 
@@ -152,28 +178,124 @@ def test_every_line_stays_one_json_object_whatever_a_client_sends(image: str, te
     assert max(len(line) for line in logged) < 10_000
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ORDERS = """
+from typing import Annotated
+
+from fastapi import FastAPI, HTTPException, Path, Query, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel, Field
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
-def test_the_docs_page_works_in_a_browser_without_internet(image: str, tmp_path: Path) -> None:
+class Order(BaseModel, extra="forbid", strict=True):
+    customer: str = Field(min_length=1, max_length=50)
+    amounts: list[int]
+
+
+def install(app: FastAPI) -> None:
+    @app.get("/v1/orders")
+    async def list_orders(limit: Annotated[int, Query(ge=1, le=100)] = 10) -> list[Order]:
+        return []
+
+    @app.post("/v1/orders", status_code=201)
+    async def create_order(order: Order) -> Order:
+        return order
+
+    @app.get("/v1/orders/{number}")
+    async def read_order(number: Annotated[int, Path(ge=1)]) -> Order:
+        raise HTTPException(404)
+"""
+
+
+@pytest.fixture
+def with_orders(render: Any, answers: dict[str, str], tmp_path: Path) -> Path:
+    """Source with a resource that takes a path, a query and a body, to be mounted over the image's."""
+    # Not its bytecode: the image's is believed unchecked.
+    source = Path(shutil.copytree(render(**answers) / "src", tmp_path / "src"))
+    (source / "nasty_service/orders.py").write_text(ORDERS)
+    app = source / "nasty_service/app.py"
+    text = app.read_text().replace("    health,\n", "    health,\n    orders,\n", 1)
+    app.write_text(text.replace("    # Yours:\n", "    orders.install(app)\n    # Yours:\n", 1))
+    return source
+
+
+def examine(image: str, source: Path) -> subprocess.CompletedProcess[str]:
+    """Send what schemathesis makes of the API's description, fit and unfit, the same each time."""
+    with container(image, f"--volume={source}:/app/src:ro", "--env=LOG_LEVEL=warning") as (_, url):
+        get(f"{url}/health/ready")
+        command = ["schemathesis", "--no-color", "run", f"{url}/openapi.json", "--seed=1", "--max-examples=50"]
+        return run(*command, "--workers=1", "--warnings=off", cwd=source.parent, check=False)
+
+
+def test_it_does_what_its_description_says_whatever_is_sent(image: str, with_orders: Path) -> None:
+    """No 500, no undocumented status or content type, no answer outside its schema, nothing unfit accepted."""
+    examined = examine(image, with_orders)
+    assert examined.returncode == 0, examined.stdout
+    assert "6 selected / 6 total" in examined.stdout
+    (generated,) = re.findall(r"(\d+) generated, (\d+) passed", examined.stdout)
+    assert generated[0] == generated[1]
+    assert int(generated[0]) > 200
+
+
+FAULTS = [
+    ("return []", "return 1 // (limit - 17)", "Server error"),
+    ("return order", "return Response(status_code=202) if order.amounts else order", "Undocumented status code"),
+    ("if order.amounts else order", "if order.amounts else JSONResponse([], 201)", "Response violates schema"),
+    ("raise HTTPException(404)", "return PlainTextResponse(str(number), 404)", "Undocumented Content-Type"),
+    (", strict=True", "", "Schema-violating request accepted"),
+]
+
+
+def test_what_it_does_otherwise_is_found(image: str, with_orders: Path) -> None:
+    source = ORDERS
+    for right, wrong, _ in FAULTS:
+        assert right in source
+        source = source.replace(right, wrong, 1)
+    (with_orders / "nasty_service/orders.py").write_text(source)
+    examined = examine(image, with_orders)
+    assert examined.returncode == 1
+    for *_, finding in FAULTS:
+        assert finding in examined.stdout
+
+
+@pytest.fixture
+def browser() -> Iterator[BrowserContext]:
+    """A headless Chromium of this machine; else the test is skipped, or fails under REQUIRE_DOCKER=1."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        without_engine("there is no Chromium")
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=found) as chromium:
+        yield chromium.new_context()
+
+
+def test_the_docs_page_works_in_a_browser_without_internet(image: str, browser: BrowserContext) -> None:
+    outside: list[str] = []
+    told: list[tuple[str, str]] = []
+
+    def refuse(route: Route) -> None:
+        outside.append(route.request.url)
+        route.abort()
+
     with container(image) as (_, url):
         get(f"{url}/docs")
-        shown = subprocess.run(
-            [
-                *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-                *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-                *("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr", "--v=0"),
-                *(f"--user-data-dir={tmp_path}", "--virtual-time-budget=10000", "--dump-dom", f"{url}/docs"),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-    # Swagger UI has read the description and shows its operations.
-    assert 'id="operations-health-' in shown.stdout
-    assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
+        browser.route(lambda asked: not asked.startswith(f"{url}/"), refuse)
+        page = browser.new_page()
+        page.on("console", lambda message: told.append((message.type, message.text)))
+        page.on("pageerror", lambda error: told.append(("error", str(error))))
+        page.goto(f"{url}/docs")
+        expect(page.locator(".info .title")).to_contain_text(NASTY["project_name"])
+        expect(page.locator(".opblock")).to_have_count(3)
+        live = page.locator(".opblock", has=page.locator('[data-path="/health/live"]'))
+        live.locator(".opblock-summary-control").click()
+        live.get_by_role("button", name="Try it out").click()
+        live.get_by_role("button", name="Execute").click()
+        answered = live.locator(".live-responses-table")
+        expect(answered.locator(".response-col_status").last).to_contain_text("200")
+        expect(answered).to_contain_text('"status": "ok"')
+        assert outside == []
+        assert [text for kind, text in told if kind in ("error", "warning")] == []
+        # What counts them can count.
+        browser.new_page().set_content('<img src="https://cdn.example.com/x.png">')
+        assert outside == ["https://cdn.example.com/x.png"]
 
 
 def test_a_secret_of_a_file_is_read_and_never_shown(image: str, tmp_path: Path) -> None:
@@ -190,13 +312,72 @@ def test_a_secret_of_a_file_is_read_and_never_shown(image: str, tmp_path: Path) 
     assert len(unreadable.stderr.splitlines()) == 1
 
 
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+UNSAMPLED = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "b7ad6b7169203331"
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[Span]]]:
+    """An OTLP/HTTP collector: its address as a container sees it, and the spans that arrived."""
+    arrived: list[Span] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            assert self.path == "/v1/traces"
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                for scope in resource.scope_spans:
+                    arrived.extend(scope.spans)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://host.docker.internal:{server.server_port}", arrived
+        server.shutdown()
+
+
+def test_sampled_spans_arrive_at_a_collector_the_last_ones_by_the_stop(
+    image: str, collector: tuple[str, list[Span]]
+) -> None:
+    address, arrived = collector
+    options = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": address,
+        "OTEL_SERVICE_NAME": "orders",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0",
+        # Nothing leaves before the stop.
+        "OTEL_BSP_SCHEDULE_DELAY": "600000",
+    }
+    environment = [f"--env={name}={value}" for name, value in options.items()]
+    with container(image, *environment, "--add-host=host.docker.internal:host-gateway") as (name, url):
+        get(f"{url}/health/ready")
+        for sampled, trace in (("00", UNSAMPLED), ("01", TRACE)):
+            httpx2.get(f"{url}/docs?{trace}", headers={"traceparent": f"00-{trace}-{PARENT}-{sampled}"})
+        assert arrived == []
+        run("docker", "stop", name)
+        assert state(name)["ExitCode"] == 0
+        assert "Traceback" not in run("docker", "logs", name).stdout
+    assert {span.trace_id.hex() for span in arrived} == {TRACE}
+    (server,) = [span for span in arrived if span.kind == Span.SPAN_KIND_SERVER]
+    assert server.name == "GET /docs"
+    assert server.parent_span_id.hex() == PARENT
+
+
 def test_a_log_line_names_its_trace_where_an_endpoint_is_set(image: str) -> None:
-    """Nothing listens there: what is exported is not looked at, and the service goes on without."""
+    """Nothing listens there: the service goes on without, and stops as ever."""
     port = free_port()
     endpoint = f"--env=OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:{port}"
-    with container(image, endpoint, "--env=OTEL_BSP_SCHEDULE_DELAY=100") as (name, url):
+    periods = ["--env=SHUTDOWN_DELAY_SECONDS=0", "--env=SHUTDOWN_GRACE_SECONDS=1"]
+    with container(image, endpoint, *periods) as (name, url):
         get(f"{url}/health/ready")
-        trace = "0af7651916cd43dd8448eb211c80319c"
-        httpx2.get(f"{url}/nowhere", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
+        httpx2.get(f"{url}/nowhere", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
+        # Less than the exporter goes on trying.
+        run("docker", "stop", "--time=4", name)
+        assert state(name)["ExitCode"] == 0
         logged: list[dict[str, Any]] = [json.loads(line) for line in run("docker", "logs", name).stdout.splitlines()]
-    assert [line["trace_id"] for line in logged if line.get("path") == "/nowhere"] == [trace]
+    assert [line["trace_id"] for line in logged if line.get("path") == "/nowhere"] == [TRACE]

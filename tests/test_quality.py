@@ -87,9 +87,14 @@ def test_help_lists_every_target_that_users_call(render: Any) -> None:
     assert listed == TARGETS
 
 
+def lines(project: Path, name: str) -> int:
+    return len((project / name).read_text().splitlines())
+
+
 def test_the_documents_are_short(render: Any) -> None:
-    assert len((render() / "README.md").read_text().splitlines()) <= 80
-    assert len((render() / "AGENTS.md").read_text().splitlines()) <= 40
+    project = render()
+    assert lines(project, "README.md") <= 80
+    assert lines(project, "AGENTS.md") <= 40
 
 
 def test_env_example_shows_every_setting_with_its_default(installed: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import NASTY, ROOT, copy, run
+from conftest import NASTY, RESERVED, ROOT, copy, modules
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,6 @@ QUESTIONS = {
     for name, question in yaml.safe_load((ROOT / "copier.yml").read_text()).items()
     if not name.startswith("_") and question.get("when") is not False
 }
-RESERVED = (ROOT / "includes/reserved.txt").read_text().split()
 
 
 def answers(project: Path) -> dict[str, str]:
@@ -122,16 +121,7 @@ def test_a_refusal_names_the_rule_and_writes_nothing(
 
 def test_every_module_that_a_project_brings_is_reserved(installed: Path) -> None:
     """Else a package of that name would hide it, or depend on itself."""
-    listed = run(
-        installed / ".venv/bin/python",
-        "-c",
-        "import importlib.metadata as m, sys\n"
-        "print(*m.packages_distributions(), *sys.stdlib_module_names,"
-        "*(d.metadata['Name'].replace('-', '_').lower() for d in m.distributions()))",
-    ).stdout.split()
-    own = {"my_service", "this"}
-    names = {name for name in listed if name == name.strip("_").lower() and name.isidentifier()}
-    assert names - own - set(RESERVED) == set()
+    assert modules(installed) - set(RESERVED) == set()
 
 
 def test_the_reserved_names_are_sorted_and_unique() -> None:

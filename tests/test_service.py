@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,51 @@ def test_it_answers_and_every_line_it_prints_is_json(installed: Path) -> None:
     assert [line["path"] for line in lines if line.get("request_id") == "find-me"] == ["/nowhere"]
     assert any("Uvicorn running" in line["event"] for line in lines)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("peers", "client", "scheme"),
+    [("127.0.0.1", "203.0.113.9", "https"), ("10.0.0.0/8,127.0.0.2", "127.0.0.1", "http")],
+    ids=["named", "not named"],
+)
+def test_forwarded_headers_are_believed_of_named_peers_only(
+    installed: Path, peers: str, client: str, scheme: str
+) -> None:
+    forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+    with serve(installed, FORWARDED_ALLOW_IPS=peers, LOG_LEVEL="debug") as (process, url):
+        redirect = get(f"{url}/health/live/", headers=forwarded)
+        process.terminate()
+        printed, _ = process.communicate(timeout=20)
+    assert redirect.status_code == 307
+    assert redirect.headers["location"].startswith(f"{scheme}://127.0.0.1:")
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert [line["client"] for line in lines if line.get("path") == "/health/live/"] == [client]
+
+
+@pytest.mark.parametrize("request_line", [b"NONSENSE", b"GET /health/live HTTP/1.1", b"BREW / HTTP/1.1"])
+def test_no_answer_names_the_server(installed: Path, request_line: bytes) -> None:
+    """Neither what the application answers, nor what uvicorn does before it."""
+    with serve(installed) as (_, url):
+        get(f"{url}/health/live")
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 20) as connection:
+            connection.sendall(request_line + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: connection.recv(65536), b"")).lower()
+    assert answer.startswith(b"http/1.1 ")
+    assert b"\r\nserver:" not in answer
+    assert b"uvicorn" not in answer
+
+
+@pytest.mark.parametrize(("endpoint", "imported"), [("", False), ("http://127.0.0.1:9", True)])
+def test_the_tracing_library_is_imported_where_an_endpoint_is_set(
+    installed: Path, endpoint: str, imported: bool
+) -> None:
+    command = [".venv/bin/python", "-X", "importtime", "-m", "my_service"]
+    with serve(installed, *command, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, SHUTDOWN_GRACE_SECONDS="0") as (process, url):
+        get(f"{url}/nowhere")
+        process.terminate()
+        printed, _ = process.communicate(timeout=20)
+    assert "opentelemetry.trace" in printed
+    assert ("opentelemetry.sdk" in printed) is imported
 
 
 def test_ctrl_c_stops_it_without_a_traceback(installed: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import copier
 import pytest
 import yaml
-from conftest import NASTY, ROOT, commit, files, run, snapshot
+from conftest import CHOICES, NASTY, ROOT, commit, files, run, snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,11 +18,6 @@ HEADING = re.compile(r"(?m)^## (\d+\.\d+\.\d+)$")
 # Later than each release: the version under which the working tree is released to these tests.
 NEXT = "v999.0.0"
 AFTER_NEXT = "v999.1.0"
-CHOICES = {
-    name: question["choices"]
-    for name, question in yaml.safe_load((ROOT / "copier.yml").read_text()).items()
-    if isinstance(question, dict) and "choices" in question
-}
 SINGLE_ANSWERS = [{name: choice} for name, choices in CHOICES.items() for choice in choices[1:]]
 
 
@@ -122,7 +117,9 @@ def test_an_unedited_project_becomes_a_fresh_copy(
     start: Any, released: Any, version: str, answers: dict[str, str]
 ) -> None:
     project = start(RELEASES[version], **answers)
-    update(project)
+    recorded = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    # What that release did not ask yet is answered now.
+    update(project, **{name: answer for name, answer in answers.items() if name not in recorded})
     assert conflicts(project) == []
     assert tree(project) == tree(released(NEXT, **answers))
 
@@ -203,11 +200,10 @@ def test_an_answer_changes_there_and_back(start: Any, released: Any, name: str, 
 
 # Files of one form on both sides: plain, so that a line of the template is the project's line.
 PLAIN = [
-    ".env.example",
     ".gitignore",
     "src/{{package_name}}/health.py",
     "src/{{package_name}}/errors.py",
-    "src/{{package_name}}/settings.py",
+    "src/{{package_name}}/shutdown.py",
     ".editorconfig",
 ]
 CHANGE = st.tuples(st.sampled_from(PLAIN), st.sampled_from(["insert", "replace", "delete"]), st.integers(0, 10_000))
@@ -421,3 +417,24 @@ def test_a_refused_answer_gets_a_clear_line(start: Any) -> None:
     assert "license" in told.stderr
     assert "Traceback" not in told.stderr
     assert run("git", "status", "--porcelain", cwd=project).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ("nosuch=1", "There is no question nosuch"),
+        ("_commit=1", "There is no question _commit"),
+        ("package_name=other", "package_name can't change"),
+    ],
+)
+def test_an_answer_that_no_update_can_change_is_refused(start: Any, answer: str, line: str) -> None:
+    project = start(NEXT)
+    told = make_update(project, f"--yes --data {answer}")
+    assert told.returncode != 0
+    assert told.stderr.startswith(line)
+    assert run("git", "status", "--porcelain", cwd=project).stdout == ""
+
+
+def test_defaults_may_be_asked_for_though_they_are_kept_anyway(start: Any) -> None:
+    project = start(NEXT)
+    assert make_update(project, "--defaults").returncode == 0
