@@ -26,7 +26,7 @@ new: $(UV) ## Write a new service to DEST=../my-service (ARGS="--defaults" asks 
 check: $(UV) ## Check the style of the template's own code
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) shellcheck .ci/run .ci/prepare
+	$(RUN) shellcheck .ci/run .ci/prepare tests/standins/*.sh
 
 test: $(UV) ## Run the tests (ARGS="tests/test_copy.py"); what needs Docker is skipped where none answers
 	$(RUN) pytest $(ARGS)
@@ -35,7 +35,7 @@ test-all: ## Run the tests, and fail where no Docker engine answers
 	REQUIRE_DOCKER=1 $(MAKE) test
 
 bench: $(UV) ## Measure against a bare application, and write benchmarks/README.md (ARGS="throughput")
-	for part in $(or $(ARGS),image throughput metrics); do $(RUN) --group bench benchmarks/$$part.py || exit 1; done
+	for part in $(or $(ARGS),image throughput metrics items); do $(RUN) --group bench benchmarks/$$part.py || exit 1; done
 
 .tools/bin/uv:
 	@command -v python3 >/dev/null || { echo "python3 is not installed: see https://www.python.org/downloads/" >&2; exit 1; }

@@ -141,7 +141,7 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("COPIER_SETTINGS_PATH", str(folder / "settings.yml"))
         patch.setenv("COPIER_CACHE_DIR", str(folder / "cache"))
         patch.setenv("GIT_CONFIG_GLOBAL", str(folder / "gitconfig"))
-        settings = re.findall(r"(?m)^#?([A-Z_]+)=", (ROOT / "template/.env.example").read_text())
+        settings = re.findall(r"(?m)^#?([A-Z_]+)=", (ROOT / "template/.env.example.jinja").read_text())
         for name in (*settings, "NAME", "IMAGE", "VERSION", "VIRTUAL_ENV"):
             patch.delenv(name, raising=False)
         # Else every process that the tests start compiles all that it imports.

@@ -1,16 +1,51 @@
 """Makes sure that a base image is there: the real one, else a stand-in under its name."""
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 LABEL = "copier-fastapi.stand-in"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "copier-fastapi"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 SUITES = {"3.14": "forky", "3.13": "trixie"}
+# Servers from trixie's packages; each user has the number that it has in the official image.
+SERVERS = {
+    "postgres:17": {
+        "packages": "postgresql-17",
+        "user": "postgres",
+        "home": "/var/lib/postgresql",
+        "dockerfile": """
+            RUN install -d -o postgres -g postgres -m 1777 /var/lib/postgresql/data
+            RUN install -d -o postgres -g postgres -m 3777 /var/run/postgresql
+            ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/17/bin
+            ENV LANG=C.UTF-8 PG_MAJOR=17 PGDATA=/var/lib/postgresql/data
+            VOLUME /var/lib/postgresql/data
+            ENTRYPOINT ["docker-entrypoint.sh"]
+            STOPSIGNAL SIGINT
+            EXPOSE 5432
+            CMD ["postgres"]
+        """,
+    },
+    "redis:8": {
+        "packages": "redis-server",
+        "user": "redis",
+        "home": "/data",
+        "dockerfile": """
+            RUN install -d -o redis -g redis /data
+            ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+            VOLUME /data
+            WORKDIR /data
+            ENTRYPOINT ["docker-entrypoint.sh"]
+            EXPOSE 6379
+            CMD ["redis-server"]
+        """,
+    },
+}
 
 
 class UnavailableError(Exception):
@@ -19,6 +54,14 @@ class UnavailableError(Exception):
 
 def ensure(image: str) -> None:
     """Have `image` in the engine, pulled if a registry answers, else made here."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # Several test processes may want the same one.
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _ensure(image)
+
+
+def _ensure(image: str) -> None:
     known = _docker("image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', image)
     if known.returncode == 0 and known.stdout.strip() != "true":
         return
@@ -26,6 +69,8 @@ def ensure(image: str) -> None:
         return
     if match := re.fullmatch(r"python:(3\.\d+)-slim", image):
         _python(image, match[1])
+    elif image in SERVERS:
+        _server(image, **SERVERS[image])
     elif image.startswith("ghcr.io/astral-sh/uv:"):
         _uv(image)
     else:
@@ -35,9 +80,14 @@ def ensure(image: str) -> None:
 def _python(image: str, version: str) -> None:
     if version not in SUITES:
         raise UnavailableError(f"no registry has {image}, and no Debian suite has its Python")
-    rootfs = CACHE / f"python-{version}.tar"
-    if not rootfs.exists():
-        _debootstrap(SUITES[version], version, rootfs)
+    # The real image has no bytecode either, and what it costs to start is measured.
+    hooks = [
+        f'for name in python python3 python{version}; do ln -s /usr/bin/python{version} "$1/usr/local/bin/$name"; done',
+        'find "$1/usr" -name __pycache__ -prune -exec rm -rf {} +',
+        f'cp {CERTIFICATES} "$1{CERTIFICATES}"',
+    ]
+    packages = "ca-certificates,python3,python3-venv,netbase,tzdata"
+    rootfs = _rootfs(f"python-{version}", SUITES[version], packages, [f"--customize-hook={hook}" for hook in hooks])
     settings = [
         f"LABEL {LABEL}=true",
         "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -49,26 +99,43 @@ def _python(image: str, version: str) -> None:
     _check(_docker("import", *changes, str(rootfs), image), f"import of {rootfs}")
 
 
-def _debootstrap(suite: str, version: str, rootfs: Path) -> None:
+def _server(image: str, packages: str, user: str, home: str, dockerfile: str) -> None:
+    name = image.replace(":", "-")
+    account = f'echo "{user}:x:999:" >>"$1/etc/group" && echo "{user}:x:999:999::{home}:/bin/sh" >>"$1/etc/passwd"'
+    # Debian's package would make a cluster of its own.
+    folder = '"$1/etc/postgresql-common'
+    no_cluster = f'mkdir -p {folder}" && echo "create_main_cluster = false" >{folder}/createcluster.conf"'
+    hooks = [f"--essential-hook={hook}" for hook in (account, no_cluster)]
+    rootfs = _rootfs(name, "trixie", packages, hooks)
+    entry_point = f"COPY --from=entrypoint {image.partition(':')[0]}.sh /usr/local/bin/docker-entrypoint.sh"
+    lines = [f"FROM scratch\nADD {rootfs.name} /", entry_point, f"LABEL {LABEL}=true", dockerfile]
+    scripts = Path(__file__).parent
+    built = subprocess.run(
+        ["docker", "build", "--quiet", "--tag", image, "--file=-", f"--build-context=entrypoint={scripts}", str(CACHE)],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+    )
+    _check(built, f"build of {image}")
+
+
+def _rootfs(name: str, suite: str, packages: str, options: Sequence[str]) -> Path:
+    """Return the root file system of that name from the cache, made first where there is none."""
+    rootfs = CACHE / f"{name}.tar"
+    if rootfs.exists():
+        return rootfs
     if not shutil.which("mmdebstrap"):
         raise UnavailableError("a stand-in needs mmdebstrap: apt-get install mmdebstrap")
-    CACHE.mkdir(parents=True, exist_ok=True)
     partial = rootfs.with_suffix(".partial.tar")
-    # The real image has no bytecode either, and what it costs to start is measured.
-    hooks = [
-        f'for name in python python3 python{version}; do ln -s /usr/bin/python{version} "$1/usr/local/bin/$name"; done',
-        'find "$1/usr" -name __pycache__ -prune -exec rm -rf {} +',
-        f'cp {CERTIFICATES} "$1{CERTIFICATES}"',
-    ]
     skipped = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/var/cache/*"]
     made = subprocess.run(
         [
             "mmdebstrap",
             "--variant=minbase",
-            "--include=ca-certificates,python3,python3-venv,netbase,tzdata",
+            f"--include={packages}",
             '--aptopt=Acquire::Check-Valid-Until "false"',
             *(f"--dpkgopt=path-exclude={path}" for path in skipped),
-            *(f"--customize-hook={hook}" for hook in hooks),
+            *options,
             suite,
             str(partial),
             _mirror(),
@@ -78,6 +145,7 @@ def _debootstrap(suite: str, version: str, rootfs: Path) -> None:
     )
     _check(made, f"mmdebstrap {suite}")
     partial.rename(rootfs)
+    return rootfs
 
 
 def _mirror() -> str:

@@ -1,0 +1,5 @@
+"""Items: the example of a resource."""
+
+from .routes import router
+
+__all__ = ["router"]

@@ -1,0 +1,52 @@
+"""Items as clients see them."""
+
+from typing import Annotated
+
+from fastapi import Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+# What a column of the database holds: 32 and 64 bits, and text without NUL.
+Quantity = Annotated[int, Field(ge=0, le=2**31 - 1)]
+ItemId = Annotated[int, Path(ge=1, le=2**63 - 1)]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Description = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
+# Every such text is one: eight bytes in base64url.
+Cursor = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{11}$")]
+
+
+class NewItem(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    description: Description | None = None
+    quantity: Quantity = 0
+
+
+class ItemChange(BaseModel):
+    """A field that is left out stays as it is (JSON Merge Patch, RFC 7396)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # Factories: a default in the schema would say what an omitted field becomes.
+    name: Name = Field(default_factory=str)
+    description: Description | None = Field(default_factory=lambda: None)
+    quantity: Quantity = Field(default_factory=int)
+
+
+class Item(BaseModel):
+    """`version` in quotes is the item's ETag."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    name: str
+    description: str | None
+    quantity: int
+    version: int
+
+
+class ItemPage(BaseModel):
+    """`next_cursor` gets the next page; null on the last one."""
+
+    items: list[Item]
+    next_cursor: str | None

@@ -1,0 +1,30 @@
+"""A real SQLite file for the tests."""
+
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+NOBODY = "sqlite:////nowhere/test.db"
+
+
+@contextmanager
+def empty_database() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="sqlite-") as folder:
+        yield f"sqlite:///{folder}/test.db"
+
+
+def execute(url: str, statement: str) -> Any:
+    """Run a statement past the service; return the first value where there is one."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+        row = connection.execute(statement).fetchone()
+        return row[0] if row else None
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Hold what a writer has to wait for."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield

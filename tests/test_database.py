@@ -1,0 +1,430 @@
+"""Services that keep data: with real servers, from their own tests to a kill in the middle of a write."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import standins
+from conftest import RESERVED, commit, container, eventually, free_port, get, inspect, modules, run, state
+from test_quality import YAML_RULES
+
+DATABASES = ["sqlite", "postgresql"]
+HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+POSTGRES = "postgres:17"
+MIGRATE = ("python", "-m", "my_service", "migrate")
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_fresh_project_tells_its_default_and_keeps_data_out_of_git(
+    installed_with: Any, tmp_path: Path, database: str
+) -> None:
+    installed = installed_with(database=database)
+    assert_env_example_shows_the_default(installed)
+    assert modules(installed) - set(RESERVED) == set()
+    project = Path(shutil.copytree(installed, tmp_path / "project", ignore=shutil.ignore_patterns(".venv")))
+    (project / "my_service.db").touch()
+    (project / ".secrets").mkdir()
+    (project / ".secrets/DATABASE_URL").touch()
+    commit(project, "start")
+    assert not re.findall(r"\.db|secrets", run("git", "ls-files", cwd=project).stdout)
+
+
+def assert_env_example_shows_the_default(project: Path) -> None:
+    shown = re.findall(r"(?m)^#DATABASE_URL=(.*)$", (project / ".env.example").read_text())
+    program = "from my_service.settings import Settings as S; print(S.model_fields['database_url'].default)"
+    assert shown == [run(project / ".venv/bin/python", "-c", program).stdout.strip()]
+
+
+def test_its_files_pass_their_own_linters(render: Any, database: str) -> None:
+    project = render(database=database)
+    run("hadolint", "--ignore", "DL3059", "Dockerfile", cwd=project)
+    run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", cwd=project)
+    run("yamllint", "--strict", "--config-data", YAML_RULES, "compose.yaml", cwd=project)
+
+
+def test_make_migration_writes_what_changed(render: Any, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
+    refused = run("make", "migration", cwd=project, check=False)
+    assert refused.returncode != 0
+    assert refused.stderr.startswith('what does it do? for example: make migration m="add a price"')
+    models = project / "src/my_service/items/models.py"
+    models.write_text(models.read_text() + '    price: Mapped[int] = mapped_column(server_default="0")\n')
+    run("make", "migration", "m=it's a price, isn't it?", cwd=project)
+    (written,) = set((project / "migrations/versions").glob("*.py")) - {project / "migrations/versions/0001_items.py"}
+    assert '"price"' in written.read_text()
+    run("make", "migrate", cwd=project)
+
+    again = run("make", "migration", "m=it's a price, isn't it?", cwd=project)
+    assert "Nothing changed in the models" in again.stdout
+    models.write_text(models.read_text() + '    weight: Mapped[int] = mapped_column(server_default="0")\n')
+    run("make", "migration", "m=it's a price, isn't it?", cwd=project)
+    assert len(list((project / "migrations/versions").glob("*.py"))) == 3
+    run("make", "migrate", cwd=project)
+    run("make", "lint", cwd=project)
+    run("make", "test", "ARGS=--no-cov tests/test_migrations.py", cwd=project)
+
+
+def test_make_migrate_tells_in_one_line_that_nobody_is_there(render: Any, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(render(database="postgresql"), tmp_path / "project"))
+    (project / ".env").write_text(f"DATABASE_URL=postgres://postgres:sesame@localhost:{free_port()}/none\n")
+    failed = run("make", "migrate", cwd=project, check=False)
+    assert failed.returncode != 0
+    told = [line for line in failed.stderr.splitlines() if line.startswith("The database does not answer: ")]
+    assert len(told) == 1
+    assert "Traceback" not in failed.stderr
+    assert "sesame" not in failed.stderr
+
+
+@pytest.fixture(scope="session")
+def python_version(answers: dict[str, str]) -> str:
+    return answers["python_version"]
+
+
+@pytest.fixture(scope="session")
+def images(render: Any, python_version: str) -> Iterator[Callable[[str], str]]:
+    """Return `images(database)`: the tag of a fresh project's image."""
+    tags: dict[str, str] = {}
+
+    def built(database: str) -> str:
+        if database not in tags:
+            tag = f"copier-fastapi-test:{os.getpid()}-{database}"
+            run("docker", "build", f"--tag={tag}", ".", cwd=render(database=database, python_version=python_version))
+            tags[database] = tag
+        return tags[database]
+
+    yield built
+    run("docker", "rmi", *tags.values(), check=False)
+
+
+class Store:
+    """A database with what a container needs to reach it."""
+
+    def __init__(self, image: str, options: list[str], server: str | None) -> None:
+        self.image = image
+        self.options = [*HARDENED, *options]
+        self.server = server
+
+    def migrate(self) -> list[dict[str, Any]]:
+        printed = run("docker", "run", "--rm", *self.options, self.image, *MIGRATE).stdout
+        return [json.loads(line) for line in printed.splitlines()]
+
+    @contextlib.contextmanager
+    def service(self) -> Iterator[tuple[str, str]]:
+        with container(self.image, *self.options) as (name, url):
+            ready(url)
+            yield name, url
+
+
+def ready(url: str) -> None:
+    def check() -> None:
+        assert httpx2.get(f"{url}/health/ready").status_code == 200
+
+    eventually(check, 60)
+
+
+@pytest.fixture
+def store(images: Callable[[str], str], database: str) -> Iterator[Store]:
+    """An empty database: a volume, or a PostgreSQL of its own in a network of its own."""
+    name = f"copier-fastapi-test-{os.getpid()}-{free_port()}"
+    with sqlite(name, images) if database == "sqlite" else postgresql(name, images) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def sqlite(name: str, images: Callable[[str], str]) -> Iterator[Store]:
+    try:
+        yield Store(images("sqlite"), [f"--volume={name}:/data"], None)
+    finally:
+        run("docker", "volume", "rm", name, check=False)
+
+
+@contextlib.contextmanager
+def postgresql(name: str, images: Callable[[str], str]) -> Iterator[Store]:
+    standins.ensure(POSTGRES)
+    url = f"postgres://postgres:sesame@{name}/orders?sslmode=disable"
+    run("docker", "network", "create", name)
+    try:
+        settings = ("--env=POSTGRES_PASSWORD=sesame", "--env=POSTGRES_DB=orders")
+        run("docker", "run", "--detach", f"--name={name}", f"--network={name}", *settings, POSTGRES)
+        wait_for_server(name)
+        yield Store(images("postgresql"), [f"--network={name}", f"--env=DATABASE_URL={url}"], name)
+    finally:
+        run("docker", "rm", "--force", "--volumes", name, check=False)
+        run("docker", "network", "rm", name, check=False)
+
+
+def wait_for_server(name: str) -> None:
+    def check() -> None:
+        assert run("docker", "exec", name, "pg_isready", "--host=127.0.0.1", check=False).returncode == 0
+
+    eventually(check, 60)
+
+
+def create(url: str, name: str) -> httpx2.Response:
+    return httpx2.post(f"{url}/v1/items", json={"name": name, "description": f"about {name}"}, timeout=30)
+
+
+def listed(url: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while True:
+        page = httpx2.get(f"{url}/v1/items", params={"limit": 100, **({"cursor": cursor} if cursor else {})}).json()
+        items += page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return items
+
+
+def test_it_serves_before_its_database_is_there_and_says_what_it_needs(store: Store) -> None:
+    with container(store.image, *store.options) as (name, url):
+        assert get(f"{url}/health/live").status_code == 200
+        assert httpx2.get(f"{url}/health/ready").status_code == 503
+        refused = httpx2.get(f"{url}/v1/items")
+        assert refused.status_code == 503
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert "needs: python -m my_service migrate" in run("docker", "logs", name).stdout
+        run("docker", "exec", name, *MIGRATE)
+        assert httpx2.get(f"{url}/health/ready").status_code == 200
+
+
+def test_it_keeps_what_it_was_given(store: Store) -> None:
+    store.migrate()
+    with store.service() as (name, url):
+        item = create(url, "lamp")
+        assert item.status_code == 201
+        assert create(url, "lamp").status_code == 409
+        where = url + item.headers["location"]
+        changed = httpx2.patch(where, json={"quantity": 3}, headers={"If-Match": item.headers["etag"]})
+        assert changed.status_code == 200
+        lost = httpx2.patch(where, json={"quantity": 4}, headers={"If-Match": item.headers["etag"]})
+        assert lost.status_code == 412
+        run("docker", "restart", name)
+        ready(url)
+        assert httpx2.get(where).json() == changed.json()
+        gone = httpx2.delete(where)
+        assert gone.status_code == 204
+        assert httpx2.get(where).status_code == 404
+        assert "Traceback" not in run("docker", "logs", name).stdout
+
+
+def test_a_volume_that_never_was_is_no_error(images: Callable[[str], str]) -> None:
+    """`docker run -p 1234:8000 IMAGE`, read-only, and nothing else."""
+    with container(images("sqlite"), *HARDENED) as (name, url):
+        get(f"{url}/health/live")
+        run("docker", "exec", name, *MIGRATE)
+        assert create(url, "lamp").status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("database", "steps"),
+    [
+        ("sqlite", ["/data /data", "/app/migrations", "/app/src", "/app/.venv", "python -c"]),
+        ("postgresql", ["/app/migrations", "/app/src", "/app/.venv", "python -c"]),
+    ],
+    indirect=["database"],
+)
+def test_its_image_has_a_layer_more_for_migrations(
+    images: Callable[[str], str], database: str, steps: list[str]
+) -> None:
+    """And for SQLite one for the folder of its volume."""
+    history = run("docker", "history", "--format", "{{.CreatedBy}}", images(database)).stdout.splitlines()
+    made = [line for line in history if line.startswith(("COPY", "RUN"))][: len(steps)]
+    assert len(made) == len(steps)
+    for step, line in zip(steps, made, strict=True):
+        assert step in line
+
+
+def test_two_that_migrate_at_once_migrate_once(store: Store) -> None:
+    command = ["docker", "run", "--rm", *store.options, store.image, *MIGRATE]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    steps = [line for line in "".join(printed).splitlines() if "Running upgrade" in line]
+    assert len(steps) == 1
+    assert "Running upgrade" not in json.dumps(store.migrate())
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_server_that_is_killed_under_load_is_missed_only_while_it_is_away(store: Store) -> None:
+    store.migrate()
+    with store.service() as (name, url):
+        answers = asyncio.run(load_while_the_server_dies(url, str(store.server)))
+        assert create(url, "afterwards").status_code == 201
+        assert state(name)["Running"]
+        assert inspect(name)["RestartCount"] == 0
+        logged = run("docker", "logs", name)
+    assert "Traceback" not in logged.stdout + logged.stderr
+    assert "sesame" not in logged.stdout + logged.stderr
+    by_status = {status: [a for a in answers if a.status_code == status] for status in {a.status_code for a in answers}}
+    assert by_status.keys() == {200, 503}
+    for answer in by_status[503]:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["retry-after"]
+
+
+async def load_while_the_server_dies(url: str, server: str) -> list[httpx2.Response]:
+    """Read on ten connections; return every answer. A connection that breaks raises."""
+    answers: list[httpx2.Response] = []
+    # Of requests that began when the service was ready again; others were waiting for the server that died.
+    recovered: list[int] = []
+    back, over = asyncio.Event(), asyncio.Event()
+
+    async def connection() -> None:
+        async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
+            while not over.is_set():
+                late = back.is_set()
+                answers.append(await client.get("/v1/items"))
+                if late:
+                    recovered.append(answers[-1].status_code)
+
+    async def until(status: int, count: int) -> None:
+        start = len(answers)
+        async with asyncio.timeout(60):
+            while [answer.status_code for answer in answers[start:]].count(status) < count:
+                await asyncio.sleep(0.05)
+
+    async def docker(*arguments: str) -> None:
+        process = await asyncio.create_subprocess_exec("docker", *arguments, stdout=subprocess.DEVNULL)
+        assert await process.wait() == 0
+
+    clients = [asyncio.create_task(connection()) for _ in range(10)]
+    await until(200, 20)
+    await docker("kill", server)
+    await until(503, 20)
+    await docker("start", server)
+    await until(200, 20)
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as client, asyncio.timeout(60):
+        while (await client.get("/health/ready")).status_code != 200:
+            await asyncio.sleep(0.05)
+    back.set()
+    await until(200, 50)
+    over.set()
+    await asyncio.gather(*clients)
+    assert len(recovered) > 20
+    assert set(recovered) == {200}
+    return answers
+
+
+def test_a_service_that_is_killed_in_a_write_leaves_no_half_an_item(store: Store) -> None:
+    store.migrate()
+    with store.service() as (name, url):
+        acknowledged = asyncio.run(write_until_killed(url, name))
+        assert state(name)["ExitCode"] == 137
+        run("docker", "start", name)
+        ready(url)
+        kept = {item["name"]: item for item in listed(url)}
+        assert len(acknowledged) > 20
+        assert kept.keys() >= set(acknowledged)
+        assert all(item["description"] == f"about {name}" for name, item in kept.items())
+        assert create(url, "afterwards").status_code == 201
+
+
+async def write_until_killed(url: str, name: str) -> list[str]:
+    """Create items on four connections until the service is killed; return what it acknowledged."""
+    acknowledged: list[str] = []
+
+    async def connection(number: int) -> None:
+        async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
+            for count in range(100_000):
+                item = f"item {number}-{count}"
+                with contextlib.suppress(httpx2.TransportError):
+                    answer = await client.post("/v1/items", json={"name": item, "description": f"about {item}"})
+                    assert answer.status_code == 201
+                    acknowledged.append(item)
+                    continue
+                return
+
+    async def kill() -> None:
+        async with asyncio.timeout(60):
+            while len(acknowledged) < 50:
+                await asyncio.sleep(0.01)
+        process = await asyncio.create_subprocess_exec("docker", "kill", name, stdout=subprocess.DEVNULL)
+        await process.wait()
+
+    await asyncio.gather(kill(), *(connection(number) for number in range(4)))
+    return acknowledged
+
+
+@pytest.fixture
+def compose(
+    render: Any, database: str, python_version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Path, str]]:
+    """A project whose compose names are its own, and the address that it will have."""
+    if database == "postgresql":
+        standins.ensure(POSTGRES)
+    project = Path(shutil.copytree(render(database=database, python_version=python_version), tmp_path / "project"))
+    port = free_port()
+    (project / ".env").write_text(f"PORT={port}\nDATABASE_URL=nowhere\n")
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", f"t{port}")
+    commit(project, "start")
+    yield project, f"http://127.0.0.1:{port}"
+    run("make", "down", "ARGS=--volumes", cwd=project)
+
+
+def test_make_up_gives_a_working_system_that_keeps_its_data(compose: tuple[Path, str]) -> None:
+    project, url = compose
+    run("make", "up", cwd=project)
+    run("make", "up", cwd=project)
+    assert httpx2.get(f"{url}/health/ready").status_code == 200
+    assert create(url, "lamp").status_code == 201
+    assert run("git", "status", "--porcelain", cwd=project).stdout == ""
+
+    run("make", "down", cwd=project)
+    assert run("docker", "compose", "ps", "--all", "--quiet", cwd=project).stdout == ""
+    run("make", "up", cwd=project)
+    assert [item["name"] for item in listed(url)] == ["lamp"]
+
+    run("make", "down", "ARGS=--volumes", cwd=project)
+    run("make", "up", cwd=project)
+    assert listed(url) == []
+
+
+def test_make_up_hardens_all_and_publishes_only_the_service(compose: tuple[Path, str]) -> None:
+    project, _ = compose
+    run("make", "up", cwd=project)
+    names = run("docker", "compose", "ps", "--all", "--quiet", cwd=project).stdout.split()
+    assert len(names) >= 2
+    secrets = [path.read_text() for path in project.glob(".secrets/*")]
+    for name in names:
+        started = inspect(name)
+        assert not [secret for secret in secrets if secret in json.dumps(started)]
+        assert started["HostConfig"]["ReadonlyRootfs"]
+        assert started["HostConfig"]["CapDrop"] == ["ALL"]
+        assert started["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
+        assert started["HostConfig"]["Memory"] > 0
+        assert started["HostConfig"]["PidsLimit"] > 0
+        assert started["Config"]["User"] not in ("", "root", "0")
+        is_service = started["Config"]["Labels"]["com.docker.compose.service"] == "service"
+        assert bool(started["HostConfig"]["PortBindings"]) == is_service
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_make_run_keeps_the_data_of_the_container_that_it_replaces(
+    render: Any, tmp_path: Path, python_version: str, database: str, engine: None
+) -> None:
+    project = Path(shutil.copytree(render(database=database, python_version=python_version), tmp_path / "project"))
+    port = str(free_port())
+    names = [f"NAME=t{port}", f"IMAGE=t{port}", f"PORT={port}"]
+    (project / ".env").write_text("DATABASE_URL=sqlite:///here.db\n")
+    try:
+        for status in (201, 409):
+            run("make", "run", *names, cwd=project)
+            assert create(f"http://127.0.0.1:{port}", "lamp").status_code == status
+        run("make", "stop", *names, cwd=project)
+    finally:
+        run("docker", "rm", "--force", f"t{port}", check=False)
+        run("docker", "volume", "rm", f"t{port}-data", check=False)
+        run("docker", "rmi", f"t{port}", check=False)
