@@ -1,0 +1,76 @@
+"""Rate limits that all containers share, in Redis; while it is away, nobody is refused."""
+
+import math
+from collections.abc import Callable
+from ipaddress import IPv6Address, IPv6Network
+
+from fastapi import Depends, HTTPException, Request, Response
+from fastapi.params import Depends as Dependency
+
+from .cache import PREFIX, Cache
+
+# The generic cell rate algorithm (GCRA). A client is one number: when all its quota is back,
+# in microseconds of Redis' clock. It gives what is left, or -1, and the microseconds until
+# the quota is whole, or until one more request is allowed.
+TAKE = """
+local time = redis.call('TIME')
+local now, interval, window = time[1] * 1000000 + time[2], tonumber(ARGV[1]), tonumber(ARGV[2])
+local whole = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now) + interval - now
+if whole > window then return {-1, whole - window} end
+redis.call('SET', KEYS[1], string.format('%.0f', now + whole), 'PX', math.ceil(whole / 1000))
+return {math.floor((window - whole) / interval), whole}
+"""
+# The problem type and the header fields of draft-ietf-httpapi-ratelimit-headers.
+QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+
+
+def client_of(request: Request) -> str:
+    """Return whom a request counts for: its caller where that is known, else its address.
+
+    A dependency that ran before leaves the caller in `request.state.caller`. Of an IPv6
+    address the network counts, since a client has all addresses in it.
+    """
+    if caller := getattr(request.state, "caller", None):
+        return f"caller:{caller}"
+    host = request.client.host if request.client else ""
+    try:
+        address = IPv6Address(host)
+    except ValueError:
+        return host
+    return str(address.ipv4_mapped or IPv6Network((int(address), 64), strict=False))
+
+
+def rate_limit(
+    name: str, times: int, *, seconds: int, client: Callable[[Request], str] = client_of
+) -> Dependency:
+    """Make a dependency of a route that allows each client `times` requests in `seconds`.
+
+    They may come at once; then one more is allowed every `seconds / times`. Limits of one
+    name and size count together, wherever they stand. A request too many is answered 429.
+    """
+    key = f"{PREFIX}limit:{name}:{times}/{seconds}:"
+    window = seconds * 1_000_000
+    interval = window // times
+
+    async def take(request: Request, response: Response) -> None:
+        cache: Cache = request.app.state.cache
+        keys, args = [key + client(request)], [interval, window]
+        taken = await cache.attempt(
+            "limit", lambda redis: redis.register_script(TAKE)(keys=keys, args=args)
+        )
+        if taken is None:
+            return
+        left, reset = taken[0], math.ceil(taken[1] / 1_000_000)
+        headers = {
+            "RateLimit-Policy": f'"{name}";q={times};w={seconds}',
+            "RateLimit": f'"{name}";r={max(left, 0)};t={reset}',
+        }
+        if left < 0:
+            headers["Retry-After"] = str(reset)
+            problem = {"type": QUOTA_EXCEEDED, "violated-policies": [name]}
+            raise HTTPException(429, problem, headers)
+        for field, value in headers.items():
+            response.headers.append(field, value)
+
+    dependency: Dependency = Depends(take)
+    return dependency
