@@ -1,0 +1,375 @@
+"""Who may call: API keys from the first one on, tokens of an issuer that comes and goes."""
+
+import contextlib
+import datetime
+import http.server
+import ipaddress
+import json
+import os
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import jwt
+import pytest
+from conftest import RESERVED, container, copy, eventually, files, get, inspect, modules, run, uncompiled
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+ADDED = {
+    "api-key": {"src/my_service/auth.py", "tests/callers.py", "tests/test_auth.py"},
+    "jwt": {"src/my_service/auth.py", "src/my_service/jwks.py", "tests/callers.py", "tests/test_auth.py"},
+}
+OPEN_PATHS = ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
+AUDIENCE = "https://api.example.com"
+NAME = "https://login.example.com/"
+
+both = pytest.mark.parametrize("auth", ["api-key", "jwt"])
+
+
+@both
+def test_it_adds_its_module_and_its_tests(render: Any, auth: str) -> None:
+    assert set(files(render(auth=auth))) - set(files(render())) == ADDED[auth]
+
+
+@both
+@pytest.mark.parametrize("package", ["x", "a" * 40])
+def test_it_is_formatted_whatever_the_package_is_called(render: Any, auth: str, package: str) -> None:
+    project = render(auth=auth, package_name=package)
+    run("ruff", "format", "--check", "--no-cache", ".", cwd=project)
+    run("ruff", "check", "--no-cache", ".", cwd=project)
+    assert "my_service" not in (project / "tests/test_auth.py").read_text()
+
+
+@both
+def test_every_module_that_it_brings_is_reserved(installed_with: Any, auth: str) -> None:
+    names = modules(installed_with(auth=auth))
+    assert names - set(RESERVED) == set()
+    assert ("jwt" in names) == (auth == "jwt")
+
+
+@both
+def test_env_example_shows_its_settings_with_their_defaults(installed_with: Any, auth: str) -> None:
+    project = installed_with(auth=auth)
+    program = (
+        "from my_service.settings import Settings as S\n"
+        "print(*(f'#{n.upper()}=' for n, f in S.model_fields.items() if n[:4] in ('api_', 'jwt_') and not f.default))"
+    )
+    shown = run(project / ".venv/bin/python", "-c", program).stdout.split()
+    assert len(shown) == (1 if auth == "api-key" else 3)
+    assert set(shown) <= set((project / ".env.example").read_text().splitlines())
+
+
+@both
+def test_help_lists_its_commands(render: Any, auth: str) -> None:
+    listed = re.findall(r"(?m)^  (\S+) ", run("make", cwd=render(auth=auth)).stdout)
+    assert ("api-key" in listed) == (auth == "api-key")
+    assert listed.index("api-key") < listed.index("build") if auth == "api-key" else True
+
+
+def make_key(project: Path, name: str) -> tuple[str, str]:
+    """Return a new key and its entry, as `make api-key` prints them."""
+    printed = run("make", "api-key", f"NAME={name}", cwd=project).stdout
+    key, entry = re.findall(r"(?m)^    (\S+)$", printed)
+    return key, entry
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["NAME="], ["NAME=it's"], ['NAME="a b"'], ["NAME=a:b"], ["NAME=$$(touch x)"]]
+)
+def test_a_name_that_will_not_do_is_refused(installed_with: Any, arguments: list[str]) -> None:
+    project = installed_with(auth="api-key")
+    refused = run("make", "api-key", *arguments, cwd=project, check=False)
+    assert refused.returncode != 0
+    assert refused.stdout == ""
+    assert "such as: make api-key NAME=ci" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (project / "x").exists()
+
+
+@pytest.fixture(scope="session")
+def image_with(answers: dict[str, str], template: Path, tmp_path_factory: Any) -> Iterator[Callable[[str], str]]:
+    """Return `image_with(auth)`: an image of a project with it, whose orders need the scope orders:write."""
+    built: dict[str, str] = {}
+
+    def image(auth: str) -> str:
+        if auth not in built:
+            project = tmp_path_factory.mktemp("image") / "project"
+            copy(template, project, auth=auth, python_version=answers["python_version"])
+            add_orders(project, auth)
+            tag = f"copier-fastapi-test:{os.getpid()}-{auth}"
+            run("docker", "build", f"--tag={tag}", ".", cwd=project)
+            built[auth] = tag
+        return built[auth]
+
+    yield image
+    for tag in built.values():
+        run("docker", "rmi", tag, check=False)
+
+
+def add_orders(project: Path, auth: str) -> None:
+    """Write what README shows: a router that is closed, and for tokens a route that needs a scope."""
+    needs = '[auth.scopes("orders:write")]' if auth == "jwt" else "[auth.required]"
+    package = project / "src/my_service"
+    (package / "orders.py").write_text(
+        "from fastapi import APIRouter\nfrom . import auth\n"
+        'router = APIRouter(prefix="/v1/orders")\n'
+        f'@router.post("", dependencies={needs})\n'
+        "async def create_order(caller: auth.Caller) -> str:\n    return caller.id\n"
+    )
+    app = (package / "app.py").read_text().replace("from .settings", "from . import orders\nfrom .settings")
+    included = "app.include_router(orders.router, dependencies=[auth.required])"
+    (package / "app.py").write_text(app.replace("    # Yours:\n", f"    # Yours:\n    {included}\n"))
+
+
+def assert_open_to_everybody(url: str) -> None:
+    for path in OPEN_PATHS:
+        assert get(f"{url}{path}").status_code == 200, path
+
+
+def assert_refused(answer: httpx2.Response, status: int, challenge: str) -> None:
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["www-authenticate"] == challenge
+    assert answer.json()["request_id"]
+
+
+def lines(container: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run("docker", "logs", container).stdout.splitlines()]
+
+
+@both
+def test_a_container_without_a_setting_starts_warns_once_and_refuses(image_with: Any, auth: str) -> None:
+    with container(image_with(auth)) as (name, url):
+        assert_open_to_everybody(url)
+        for headers in ({}, {"X-API-Key": "x"}, {"Authorization": "Bearer a.b.c"}):
+            assert httpx2.get(f"{url}/v1/me", headers=headers).status_code == 401
+            assert httpx2.post(f"{url}/v1/orders", headers=headers).status_code == 401
+        assert [line["level"] for line in lines(name) if "refused" in line["event"]] == ["warning"]
+
+
+def test_keys_of_make_api_key_open_the_service(image_with: Any, installed_with: Any) -> None:
+    """Two at once: while a caller changes keys, both are known."""
+    project = installed_with(auth="api-key")
+    (old, old_entry), (new, new_entry) = make_key(project, "ci-1"), make_key(project, "ci-2")
+    with container(image_with("api-key"), f"--env=API_KEYS={old_entry},{new_entry}") as (name, url):
+        assert_open_to_everybody(url)
+        for key, caller in ((old, "ci-1"), (new, "ci-2")):
+            headers = {"X-API-Key": key}
+            assert httpx2.get(f"{url}/v1/me", headers=headers).json() == {"id": caller}
+            assert httpx2.post(f"{url}/v1/orders", headers=headers).json() == caller
+        for headers in ({}, {"X-API-Key": old[:-1]}, {"X-API-Key": old_entry.split(":")[1]}):
+            assert_refused(httpx2.post(f"{url}/v1/orders", headers=headers), 401, "ApiKey")
+        logged = lines(name)
+        told = [(line["status"], line.get("caller")) for line in logged if line.get("path") == "/v1/orders"]
+        assert told == [(200, "ci-1"), (200, "ci-2"), (401, None), (401, None), (401, None)]
+        assert not any(secret in json.dumps(logged) for secret in (old, new, old[:-1]))
+        shown = json.dumps([inspect(image_with("api-key")), inspect(name)])
+        assert old not in shown
+        assert new not in shown
+        assert "API_KEYS" not in json.dumps(inspect(image_with("api-key")))
+    with container(image_with("api-key"), f"--env=API_KEYS={new_entry}") as (_, url):
+        assert get(f"{url}/v1/me", headers={"X-API-Key": old}).status_code == 401
+        assert get(f"{url}/v1/me", headers={"X-API-Key": new}).status_code == 200
+
+
+def test_keys_may_come_from_a_secrets_file(image_with: Any, installed_with: Any, tmp_path: Path) -> None:
+    key, entry = make_key(installed_with(auth="api-key"), "ci")
+    (tmp_path / "api_keys").write_text(f"{entry}\n")
+    tmp_path.chmod(0o755)
+    with container(image_with("api-key"), f"--volume={tmp_path}:/run/secrets:ro") as (_, url):
+        assert get(f"{url}/v1/me", headers={"X-API-Key": key}).json() == {"id": "ci"}
+
+
+@pytest.mark.parametrize(
+    ("auth", "variables", "told"),
+    [
+        ("api-key", {"API_KEYS": "ci:hunter2"}, ["API_KEYS"]),
+        ("jwt", {"JWT_ISSUER": "hunter2"}, ["JWT_AUDIENCE", "JWT_JWKS_URL"]),
+        ("jwt", {"JWT_JWKS_URL": "ftp://hunter2/"}, ["JWT_ISSUER", "JWT_AUDIENCE", "JWT_JWKS_URL"]),
+    ],
+)
+def test_a_fault_in_its_settings_is_told_by_variable_rule_and_example(
+    image_with: Any, auth: str, variables: dict[str, str], told: list[str]
+) -> None:
+    given = [f"--env={name}={value}" for name, value in variables.items()]
+    stopped = run("docker", "run", "--rm", *given, image_with(auth), check=False)
+    assert stopped.returncode != 0
+    assert stopped.stdout == ""
+    assert [line.split(":")[0] for line in stopped.stderr.splitlines()] == told
+    assert all("such as" in line for line in stopped.stderr.splitlines())
+    assert "hunter2" not in stopped.stderr
+
+
+class Issuer:
+    """Publishes its key over HTTPS at the bridge's gateway, where containers find it, from `start` to `stop`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        template = "{{(index .IPAM.Config 0).Gateway}}"
+        self.host = run("docker", "network", "inspect", "bridge", f"--format={template}").stdout.strip()
+        self.port = 0
+        self.certificate = folder / "issuer.pem"
+        self._certify()
+        self.start()
+
+    def _certify(self) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issuer")])
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(self.host))]), False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.KeyUsage(True, False, False, False, False, True, True, False, False), True)
+            .sign(key, hashes.SHA256())
+        )
+        self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        self.certificate.with_suffix(".key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+
+    def start(self) -> None:
+        jwk = jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
+        content = json.dumps({"keys": [{**jwk, "kid": "first"}]}).encode()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = http.server.ThreadingHTTPServer((self.host, self.port), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, self.certificate.with_suffix(".key"))
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def options(self, certificate: bool = True) -> list[str]:
+        """What a container needs to know of it."""
+        return [
+            f"--env=JWT_ISSUER={NAME}",
+            f"--env=JWT_AUDIENCE={AUDIENCE}",
+            f"--env=JWT_JWKS_URL=https://{self.host}:{self.port}/jwks.json",
+            *(
+                ["--env=SSL_CERT_FILE=/issuer.pem", f"--volume={self.certificate}:/issuer.pem:ro"]
+                if certificate
+                else []
+            ),
+        ]
+
+    def bearer(self, key: ec.EllipticCurvePrivateKey | None = None, **claims: Any) -> dict[str, str]:
+        usual = {"iss": NAME, "aud": AUDIENCE, "sub": "ada", "exp": int(time.time()) + 600}
+        token = jwt.encode({**usual, **claims}, key or self.key, "ES256", {"kid": "first"})
+        return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def issuer(engine: None, tmp_path: Path) -> Iterator[Issuer]:
+    tmp_path.chmod(0o755)
+    issuer = Issuer(tmp_path)
+    yield issuer
+    with contextlib.suppress(OSError):
+        issuer.stop()
+
+
+CHALLENGE = 'Bearer realm="my_service"'
+
+
+def test_tokens_of_the_issuer_open_the_service(image_with: Any, issuer: Issuer) -> None:
+    forged = issuer.bearer(ec.generate_private_key(ec.SECP256R1()))
+    poor, rich = issuer.bearer(scope="orders:read"), issuer.bearer(scope="orders:read orders:write")
+    with container(image_with("jwt"), *issuer.options()) as (name, url):
+        assert_open_to_everybody(url)
+        orders = f"{url}/v1/orders"
+        assert httpx2.get(f"{url}/v1/me", headers=poor).json() == {"id": "ada", "scopes": ["orders:read"]}
+        assert httpx2.post(orders, headers=rich).json() == "ada"
+        assert_refused(httpx2.post(orders), 401, CHALLENGE)
+        invalid = f'{CHALLENGE}, error="invalid_token", error_description='
+        assert_refused(httpx2.post(orders, headers=forged), 401, f'{invalid}"The token is not valid"')
+        late = issuer.bearer(exp=int(time.time()) - 300)
+        assert_refused(httpx2.post(orders, headers=late), 401, f'{invalid}"The token has expired"')
+        lacking = f'{CHALLENGE}, error="insufficient_scope", scope="orders:write"'
+        assert_refused(httpx2.post(orders, headers=poor), 403, lacking)
+        logged = json.dumps(lines(name))
+        told = [(line["status"], line.get("caller")) for line in lines(name) if line.get("path") == "/v1/orders"]
+        assert told == [(200, "ada"), (401, None), (401, None), (401, None), (403, "ada")]
+        for headers in (forged, poor, rich, late):
+            assert headers["Authorization"].rpartition(".")[2] not in logged
+        assert "JWT_" not in json.dumps(inspect(image_with("jwt")))
+
+
+def test_an_issuer_may_go_away_and_come_back(image_with: Any, issuer: Issuer) -> None:
+    with container(image_with("jwt"), *issuer.options()) as (_, url):
+        assert get(f"{url}/health/ready").status_code == 200
+        issuer.stop()
+        assert httpx2.get(f"{url}/v1/me", headers=issuer.bearer()).status_code == 200
+        assert httpx2.get(f"{url}/health/ready").status_code == 200
+        # One that starts now knows no key, says so, and gets ready by itself.
+        with container(image_with("jwt"), *issuer.options()) as (second, second_url):
+            assert get(f"{second_url}/health/live").status_code == 200
+            answer = httpx2.get(f"{second_url}/v1/me", headers=issuer.bearer())
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) > 0
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert httpx2.get(f"{second_url}/v1/me").status_code == 401
+            assert httpx2.get(f"{second_url}/health/ready").json()["detail"] == "Failing: auth"
+            issuer.start()
+
+            def ready() -> None:
+                assert httpx2.get(f"{second_url}/health/ready").status_code == 200
+
+            eventually(ready)
+            assert httpx2.get(f"{second_url}/v1/me", headers=issuer.bearer()).json()["id"] == "ada"
+            logged = run("docker", "logs", second).stdout
+        assert httpx2.get(f"{url}/v1/me", headers=issuer.bearer()).status_code == 200
+    assert "the issuer's keys can't be fetched" in logged
+    assert "Traceback" not in logged
+
+
+def test_an_issuer_that_nobody_vouches_for_is_not_believed(image_with: Any, issuer: Issuer) -> None:
+    """Its certificate is not among those that the image trusts."""
+    with container(image_with("jwt"), *issuer.options(certificate=False)) as (name, url):
+        assert get(f"{url}/v1/me", headers=issuer.bearer()).status_code == 503
+        assert "CERTIFICATE_VERIFY_FAILED" in run("docker", "logs", name).stdout
+
+
+def test_the_standard_library_that_it_imports_is_compiled(image_with: Any) -> None:
+    imports = (
+        "import uvicorn.lifespan.on, uvicorn.protocols.http.httptools_impl\n"
+        "from my_service import app, jwks\n"
+        "app.create_app().openapi()\n"
+        "try: jwks.download('https://localhost:1/')\n"
+        "except OSError: pass"
+    )
+    assert uncompiled(image_with("jwt"), imports) == []
+
+
+def test_it_adds_at_most_20_mb_to_the_image(image_with: Any, image: str) -> None:
+    """And nothing for API keys."""
+    plain = inspect(image)["Size"]
+    assert inspect(image_with("api-key"))["Size"] - plain < 1_000_000
+    assert inspect(image_with("jwt"))["Size"] - plain < 20_000_000

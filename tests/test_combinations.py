@@ -1,0 +1,86 @@
+"""Every answer works with every other: all combinations are clean, sets that pair all pass their own checks."""
+
+import ast
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import CHOICES, files, run
+from covertable import make
+
+# The answers that decide what Python code a project has, and those that don't.
+NEEDS = ("database", "cache", "auth")
+OTHERS = [name for name in CHOICES if name not in NEEDS]
+COMBINATIONS = [
+    dict(zip(NEEDS, values, strict=True)) for values in itertools.product(*(CHOICES[name] for name in NEEDS))
+]
+EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt"}
+# Each choice of a question meets each choice of each other at least once: among the needs, and
+# each such set of needs with the other answers.
+PAIRS = make({name: CHOICES[name] for name in NEEDS})
+SETS = make({"needs": [str(number) for number in range(len(PAIRS))], **{name: CHOICES[name] for name in OTHERS}})
+
+
+def named(answers: dict[str, str]) -> str:
+    return "-".join(answers.values())
+
+
+def code(project: Path) -> dict[str, bytes]:
+    """Read all that `make check` looks at, but for the licence's name."""
+    read = [name for name in files(project) if re.match("(src|tests|migrations)/.*[.]py$|pyproject.toml$", name)]
+    return {name: re.sub(rb'(?m)^license = ".*"$', b"", (project / name).read_bytes()) for name in read}
+
+
+@pytest.fixture(scope="session")
+def tools(installed_with: Callable[..., Path]) -> Path:
+    """Where the commands of a project with everything are: its libraries are all that another imports."""
+    project = installed_with(**EVERYTHING)
+    run("uv", "pip", "install", "--quiet", "aiosqlite", cwd=project)
+    return project / ".venv/bin"
+
+
+@pytest.fixture(scope="session")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where each project of this test process is installed in its turn, and what mypy knows of libraries."""
+    folder = tmp_path_factory.mktemp("environments")
+    return {"UV_PROJECT_ENVIRONMENT": str(folder / "venv"), "MYPY_CACHE_DIR": str(folder / "mypy")}
+
+
+@pytest.mark.parametrize("answers", COMBINATIONS, ids=named)
+def test_each_combination_parses_and_is_clean(
+    render: Any, tmp_path: Path, tools: Path, environments: dict[str, str], answers: dict[str, str]
+) -> None:
+    project = Path(shutil.copytree(render(**answers), tmp_path / "project"))
+    for name in files(project):
+        if name.endswith(".py"):
+            ast.parse((project / name).read_text())
+        elif name.endswith((".yaml", ".yml")):
+            list(yaml.safe_load_all((project / name).read_text()))
+    run(tools / "ruff", "check", cwd=project)
+    run(tools / "ruff", "format", "--check", cwd=project)
+    environment = {**os.environ, **environments, "MYPYPATH": "src"}
+    run(tools / "mypy", "--python-executable", tools / "python", cwd=project, env=environment)
+
+
+@pytest.mark.parametrize("answers", PAIRS, ids=named)
+def test_each_pair_passes_make_check_with_full_coverage(
+    render: Any, tmp_path: Path, environments: dict[str, str], answers: dict[str, str]
+) -> None:
+    project = Path(shutil.copytree(render(**answers), tmp_path / "project"))
+    before = code(project)
+    run("make", "check", "ARGS=--cov-fail-under=100", cwd=project, env={**os.environ, **environments})
+    run("make", "format", cwd=project, env={**os.environ, **environments})
+    assert code(project) == before
+
+
+@pytest.mark.parametrize("answers", SETS, ids=named)
+def test_other_answers_leave_the_code_as_it_was_checked(render: Any, answers: dict[str, str]) -> None:
+    needs = PAIRS[int(answers["needs"])]
+    others = {name: answers[name] for name in OTHERS}
+    assert code(render(**needs, **others)) == code(render(**needs))
