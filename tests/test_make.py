@@ -24,7 +24,7 @@ def bare_path(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("target", ["build", "run", "stop", "logs", "up", "down"])
+@pytest.mark.parametrize("target", ["build", "run", "stop", "probe", "logs", "up", "down", "publish"])
 def test_no_docker_is_told_in_one_line(project: Path, bare_path: Path, target: str) -> None:
     failed = run("make", target, cwd=project, env={"PATH": str(bare_path)}, check=False)
     assert failed.returncode != 0

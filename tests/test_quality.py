@@ -78,7 +78,7 @@ def test_this_repositorys_workflow_passes_its_linters() -> None:
 
 
 DEVELOP = {"help", "install", "dev", "check", "lint", "test", "format", "lock", "update", "update-check"}
-TARGETS = DEVELOP | {"build", "run", "stop", "logs", "up", "down"}
+TARGETS = DEVELOP | {"build", "run", "stop", "probe", "logs", "up", "down", "publish", "sign"}
 
 
 def test_help_lists_every_target_that_users_call(render: Any) -> None:
@@ -92,9 +92,18 @@ def lines(project: Path, name: str) -> int:
 
 
 def test_the_documents_are_short(render: Any) -> None:
-    project = render()
+    project = render(ci="none")
     assert lines(project, "README.md") <= 80
     assert lines(project, "AGENTS.md") <= 40
+
+
+@pytest.mark.parametrize(
+    "answer", [{"database": "postgresql"}, {"cache": "redis"}, {"auth": "api-key"}, {"auth": "jwt"}], ids=str
+)
+def test_an_answer_adds_few_lines_to_them(render: Any, answer: dict[str, str]) -> None:
+    with_it, without = render(ci="none", **answer), render(ci="none")
+    assert lines(with_it, "README.md") - lines(without, "README.md") <= 22
+    assert lines(with_it, "AGENTS.md") - lines(without, "AGENTS.md") <= 5
 
 
 def test_env_example_shows_every_setting_with_its_default(installed: Path) -> None:

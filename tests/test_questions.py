@@ -34,6 +34,12 @@ def test_defaults_make_a_whole_project(render: Any) -> None:
         "author_email": "",
         "license": "proprietary",
         "python_version": "3.14",
+        "database": "none",
+        "cache": "none",
+        "auth": "none",
+        "ci": "github",
+        "deploy": "none",
+        "image_repository": "ghcr.io/example/my-service",
     }
 
 
@@ -107,7 +113,42 @@ REFUSED = [
     ("author_email", "a b@c", "no spaces"),
     ("license", "GPL-3.0", "license"),
     ("python_version", "3.10", "python_version"),
+    ("database", "mysql", "database"),
+    ("ci", "jenkins", "ci"),
+    ("deploy", "nomad", "deploy"),
+    ("image_repository", "", "Such as: ghcr.io/acme/desk"),
+    ("image_repository", "ghcr.io/acme/desk:1.0", "without a tag"),
+    ("image_repository", "desk:latest", "without a tag"),
+    ("image_repository", "ghcr.io/acme/desk@sha256:" + "0" * 64, "without a tag"),
+    ("image_repository", "ghcr.io/Acme/desk", "in small letters"),
+    ("image_repository", "https://ghcr.io/acme/desk", "a registry and a path"),
+    ("image_repository", "ghcr.io/acme/desk/", "a registry and a path"),
+    ("image_repository", "ghcr.io/acme/$(id)", "a registry and a path"),
+    ("image_repository", "desk\n", "a registry and a path"),
+    ("image_repository", "a" * 201, "a registry and a path"),
 ]
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "desk",
+        "acme/desk",
+        "registry.example.com:5000/team/sub/desk_api",
+        "localhost/desk",
+        "localhost:5000/desk",
+        "a.b-c.example/x--y/z__w.v",
+        "true",
+        "1e3",
+    ],
+)
+def test_an_image_repository_without_a_tag_is_taken(render: Any, repository: str) -> None:
+    assert answers(render(image_repository=repository))["image_repository"] == repository
+
+
+def test_a_repository_that_nothing_needs_is_not_asked_for(render: Any) -> None:
+    assert "image_repository" not in answers(render(ci="none"))
+    assert answers(render(ci="none", deploy="kubernetes"))["image_repository"] == "ghcr.io/example/my-service"
 
 
 @pytest.mark.parametrize(("question", "answer", "rule"), REFUSED)

@@ -22,7 +22,7 @@ def test_jinja_is_easy_to_read(path: Path) -> None:
     text = path.read_text()
     assert "{%" not in str(path.relative_to(TEMPLATE))
     if path.suffix != ".jinja":
-        assert not re.search(r"{{(?!\.)|{%|{#", text), "Jinja in a file that is not rendered"
+        assert not re.search(r"(?<!\$){{(?!\.)|{%|{#", text), "Jinja in a file that is not rendered"
         return
     assert re.search(r"{{|{%", text), "the suffix, and nothing to render"
     assert "{%-" not in text
@@ -37,6 +37,15 @@ def test_jinja_is_easy_to_read(path: Path) -> None:
 
 def test_python_modules_read_without_rendering() -> None:
     run("ruff", "check", "--isolated", "--select=E,F,I,B,UP,SIM", "--line-length=100", TEMPLATE / "src")
+    run("ruff", "check", ROOT / "includes")
+    run("ruff", "format", "--check", ROOT / "includes")
+
+
+def test_included_modules_hold_no_jinja() -> None:
+    modules = [*(ROOT / "includes").rglob("*.py")]
+    assert modules
+    for module in modules:
+        assert not re.search(r"{{|{%|{#", module.read_text()), module
 
 
 def test_nothing_needs_trust() -> None:

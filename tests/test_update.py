@@ -198,6 +198,103 @@ def test_an_answer_changes_there_and_back(start: Any, released: Any, name: str, 
     assert tree(project) == tree(released(NEXT))
 
 
+EXAMPLE = ["src/my_service/items/routes.py", "migrations/versions/0001_items.py", "tests/test_items.py"]
+
+
+def next_example(upstream: Path, template: Path) -> None:
+    """Release an example and a migration that differ from those of the release before."""
+    fork(upstream, template)
+    for name in EXAMPLE:
+        path = template / "template" / name.replace("my_service", "{{package_name}}")
+        path.write_text(f"{path.read_text()}\n\nTHEIRS = True\n")
+    (template / "template/src/{{package_name}}/items/later.py").touch()
+    (template / "template/src/{{package_name}}/database.py.jinja").open("a").write("\n\nTHEIRS = True\n")
+    release(template, "another example")
+
+
+@pytest.mark.parametrize(("before", "after"), [("sqlite", "sqlite"), ("sqlite", "postgresql")])
+def test_example_and_migrations_are_the_owners_once_made(
+    upstream: Path, start: Any, tmp_path: Path, before: str, after: str
+) -> None:
+    next_example(upstream, tmp_path / "template")
+    project = start(NEXT, database=before)
+    point_to(project, str(tmp_path / "template"))
+    routes, migration, test = (project / name for name in EXAMPLE)
+    routes.write_text(f"{routes.read_text()}\n\nOURS = True\n")
+    (project / "migrations/versions/2026_11_25_price.py").write_text("OURS = True\n")
+    (project / "src/my_service/items/service.py").unlink()
+    test.unlink()
+    commit(project, "our work")
+    owned = ("src/my_service/items/", "migrations/versions/", "tests/test_items.py")
+    kept = {name: content for name, content in tree(project).items() if name.startswith(owned)}
+    assert "THEIRS" not in migration.read_text()
+
+    told = make_update(project, f"--data database={after} --yes")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "MissingFileWarning" not in told.stdout + told.stderr
+    assert {name: content for name, content in tree(project).items() if name.startswith(owned)} == kept
+    # All else is the template's, as ever.
+    assert "THEIRS" in (project / "src/my_service/database.py").read_text()
+    assert (project / f"src/my_service/{after}.py").exists()
+
+
+def test_switching_on_again_makes_what_was_switched_off(start: Any, released: Any) -> None:
+    project = start(NEXT, database="sqlite")
+    for database in ("none", "postgresql"):
+        update(project, database=database)
+        assert tree(project) == tree(released(NEXT, database=database))
+        commit(project, database)
+
+
+# What an owner may have had of their own before the template brought a file of that name.
+OWN_PIPELINES = {
+    ".github/workflows/check-service.yml": "name: ours\n",
+    ".github/workflows/ours.yml": "name: ours too\n",
+    ".github/dependabot.yml": "version: 2\nupdates: []\n",
+}
+
+
+def own_pipelines(project: Path) -> None:
+    for name, text in OWN_PIPELINES.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    commit(project, "our pipelines")
+
+
+def test_an_owners_pipeline_of_the_same_name_is_a_conflict(start: Any) -> None:
+    """`ci` is github by default, so a project of before it was asked gets workflows."""
+    project = start(RELEASES["1.1.0"])
+    own_pipelines(project)
+    update(project)
+    unmerged = {line.split("\t")[1] for line in run("git", "ls-files", "--unmerged", cwd=project).stdout.splitlines()}
+    assert unmerged == {".github/workflows/check-service.yml", ".github/dependabot.yml"}
+    for name, text in OWN_PIPELINES.items():
+        assert text in (project / name).read_text()
+    assert "make check" in (project / ".github/workflows/check-service.yml").read_text()
+
+
+def test_an_owners_pipelines_stay_where_none_is_asked_for(start: Any) -> None:
+    project = start(RELEASES["1.1.0"])
+    own_pipelines(project)
+    update(project, ci="none")
+    assert conflicts(project) == []
+    github = {name: text.decode() for name, text in tree(project).items() if name.startswith(".github/")}
+    assert github == OWN_PIPELINES
+
+
+def test_switching_ci_off_leaves_an_owners_pipeline(start: Any) -> None:
+    project = start(NEXT)
+    own = project / ".github/workflows/ours.yml"
+    own.write_text("name: ours\n")
+    commit(project, "our pipeline")
+    listed = make_update(project, "--data ci=none").stdout
+    assert "  .github/workflows/check-service.yml\n" in listed
+    assert "ours.yml" not in listed
+    told = make_update(project, "--data ci=none --yes")
+    assert told.returncode == 0, told.stderr
+    assert [name for name in files(project) if name.startswith(".github/")] == [".github/workflows/ours.yml"]
+
+
 # Files of one form on both sides: plain, so that a line of the template is the project's line.
 PLAIN = [
     ".gitignore",
@@ -269,7 +366,7 @@ def test_two_sides_that_meet_show_a_conflict(upstream: Path, start: Any, tmp_pat
     template = tmp_path / "template"
     fork(upstream, template)
     rewrite(
-        template / "template/src/{{package_name}}/settings.py",
+        template / "template/src/{{package_name}}/settings.py.jinja",
         "port: int = Field(default=8000",
         "port: int = Field(default=8080",
     )
@@ -344,6 +441,21 @@ def test_make_update_check_tells_the_release_to_come(upstream: Path, start: Any,
     assert told.returncode != 0
     assert "Template release 999.1.0 is out" in told.stderr
     assert run("git", "status", "--porcelain", cwd=project).stdout == "?? unsaved.txt\n"
+
+
+def test_the_workflow_updates_a_shallow_clone_without_an_identity(
+    upstream: Path, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a runner has it: one commit deep, and no user's settings of git."""
+    project = start(NEXT)
+    next_release(project, upstream, tmp_path)
+    run("git", "clone", "--quiet", "--depth=1", f"file://{project}", tmp_path / "checkout")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    workflow = yaml.safe_load((project / ".github/workflows/update-from-template.yml").read_text())
+    [command] = [step["run"] for step in workflow["jobs"]["update"]["steps"] if "run" in step]
+    told = run("bash", "-eo", "pipefail", "-c", command, cwd=tmp_path / "checkout", stdin=subprocess.DEVNULL)
+    assert "to 999.1.0." in told.stdout
+    assert '"idna>=3"' in (tmp_path / "checkout/pyproject.toml").read_text()
 
 
 def test_make_update_lists_what_it_would_delete_and_asks(start: Any) -> None:

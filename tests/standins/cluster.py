@@ -1,0 +1,239 @@
+"""An API server that keeps what kubectl gives it, and plays the controllers that `make deploy` waits for."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+# Group and version, then (resource, kind, whether it is in a namespace).
+KINDS = {
+    "v1": [
+        ("namespaces", "Namespace", False),
+        ("serviceaccounts", "ServiceAccount", True),
+        ("configmaps", "ConfigMap", True),
+        ("secrets", "Secret", True),
+        ("services", "Service", True),
+        ("pods", "Pod", True),
+        ("persistentvolumeclaims", "PersistentVolumeClaim", True),
+    ],
+    "apps/v1": [("deployments", "Deployment", True)],
+    "batch/v1": [("jobs", "Job", True)],
+    "policy/v1": [("poddisruptionbudgets", "PodDisruptionBudget", True)],
+    "networking.k8s.io/v1": [("networkpolicies", "NetworkPolicy", True)],
+    "autoscaling/v2": [("horizontalpodautoscalers", "HorizontalPodAutoscaler", True)],
+}
+KIND_OF = {resource: kind for kinds in KINDS.values() for resource, kind, _ in kinds}
+
+
+class Cluster:
+    """What is there, by resource, namespace and name; and every change, in order."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.changes: list[str] = []
+        # What the next migrations and rollouts come to.
+        self.migrations, self.rollouts = "Complete", True
+
+    def manifests(self) -> list[dict[str, Any]]:
+        return list(self.objects.values())
+
+    def put(self, verb: str, key: tuple[str, str, str], given: dict[str, Any], dry: bool) -> dict[str, Any]:
+        """Store what was given, with the status that its controller would give it."""
+        before = self.objects.get(key, {})
+        if before and all(
+            before.get(field) == value for field, value in given.items() if field not in ("metadata", "status")
+        ):
+            return before
+        resource, namespace, name = key
+        generation = before.get("metadata", {}).get("generation", 0) + 1
+        meta = {"uid": f"{resource}-{name}", "generation": generation, "resourceVersion": str(len(self.changes) + 1)}
+        stored = {**given, "metadata": {**given["metadata"], **meta}}
+        if namespace:
+            stored["metadata"]["namespace"] = namespace
+        if resource == "jobs":
+            stored["status"] = {"conditions": [{"type": self.migrations, "status": "True"}]}
+        if resource == "deployments":
+            ready = 1 if self.rollouts else 0
+            counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), ready)
+            stuck = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+            stored["spec"] = {"replicas": 1, **stored["spec"]}
+            stored["status"] = {"observedGeneration": generation, "conditions": [] if ready else [stuck], **counts}
+        if not dry:
+            self.objects[key] = stored
+            self.changes.append(f"{verb} {KIND_OF[resource]}")
+        return stored
+
+
+def _merge(old: Any, patch: Any) -> Any:
+    """Merge as far as the manifests need it: lists of what has a name by that name, other lists as a whole."""
+    if isinstance(old, dict) and isinstance(patch, dict):
+        changed = {key: _merge(old.get(key), value) for key, value in patch.items() if not key.startswith("$")}
+        return {key: value for key, value in {**old, **changed}.items() if value is not None}
+    if isinstance(old, list) and isinstance(patch, list) and all("name" in item for item in [*old, *patch]):
+        named = {item["name"]: item for item in patch}
+        return [_merge(item, named.pop(item["name"], {})) for item in old] + list(named.values())
+    return patch
+
+
+def _resources(version: str) -> dict[str, Any]:
+    verbs = ["create", "delete", "get", "list", "patch", "watch"]
+    listed = [
+        {"name": name, "singularName": "", "kind": kind, "namespaced": inside, "verbs": verbs}
+        for name, kind, inside in KINDS[version]
+    ]
+    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": listed}
+
+
+def _openapi(version: str) -> dict[str, Any]:
+    """What kubectl looks for: that a server checks fields and knows dry runs."""
+    group, _, number = version.rpartition("/")
+    parameters = [{"name": name, "in": "query", "schema": {"type": "string"}} for name in ("dryRun", "fieldValidation")]
+    paths = {
+        f"/{resource}/{{name}}": {
+            "patch": {
+                "parameters": parameters,
+                "responses": {},
+                "x-kubernetes-group-version-kind": {"group": group, "version": number, "kind": kind},
+            }
+        }
+        for resource, kind, _ in KINDS[version]
+    }
+    return {"openapi": "3.0.0", "info": {"title": "", "version": ""}, "paths": paths}
+
+
+class Handler(BaseHTTPRequestHandler):
+    cluster: Cluster
+    protocol_version = "HTTP/1.1"
+    # An answer in one packet: a second one would wait for the first one's receipt.
+    wbufsize = 65536
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    def answer(self, content: dict[str, Any], status: int = 200) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def refuse(self, status: int, reason: str, message: str) -> None:
+        told = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status}
+        self.answer({**told, "reason": reason, "message": message}, status)
+
+    def body(self) -> dict[str, Any]:
+        given: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        return given
+
+    def place(self) -> tuple[str, str, str, str]:
+        """Return version, resource, namespace and name of the path."""
+        parts = urlsplit(self.path).path.strip("/").split("/")
+        version, rest = ("v1", parts[2:]) if parts[0] == "api" else ("/".join(parts[1:3]), parts[3:])
+        namespace, rest = "", rest or [""]
+        if rest[0] == "namespaces" and len(rest) > 2:
+            namespace, rest = rest[1], rest[2:]
+        return version, rest[0], namespace, "/".join(rest[1:])
+
+    def do_GET(self) -> None:
+        path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+        groups = [version for version in KINDS if "/" in version]
+        if path == "/version":
+            self.answer({"major": "1", "minor": "34", "gitVersion": "v1.34.0"})
+        elif path == "/api":
+            self.answer({"kind": "APIVersions", "versions": ["v1"]})
+        elif path == "/apis":
+            listed = [
+                {"name": version.split("/")[0], "versions": [named], "preferredVersion": named}
+                for version in groups
+                for named in [{"groupVersion": version, "version": version.split("/")[1]}]
+            ]
+            self.answer({"kind": "APIGroupList", "apiVersion": "v1", "groups": listed})
+        elif path == "/openapi/v3":
+            known = {("apis/" if "/" in version else "api/") + version: version for version in KINDS}
+            self.answer({"paths": {name: {"serverRelativeURL": f"/openapi/v3/{name}"} for name in known}})
+        elif path.startswith("/openapi/v3/"):
+            self.answer(_openapi(path.removeprefix("/openapi/v3/").partition("/")[2]))
+        elif path.removeprefix("/apis/").removeprefix("/api/") in KINDS:
+            self.answer(_resources(path.removeprefix("/apis/").removeprefix("/api/")))
+        else:
+            self.read(query)
+
+    def read(self, query: dict[str, list[str]]) -> None:
+        version, resource, namespace, name = self.place()
+        if resource not in KIND_OF:
+            self.refuse(404, "NotFound", f"there is no {resource}")
+        elif name:
+            found = self.cluster.objects.get((resource, namespace, name))
+            self.answer(found) if found else self.refuse(404, "NotFound", f'{resource} "{name}" not found')
+        elif "watch" in query:
+            # Nothing changes while somebody watches.
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            items = [found for key, found in self.cluster.objects.items() if key[:2] == (resource, namespace)]
+            meta = {"resourceVersion": str(len(self.cluster.changes))}
+            self.answer({"kind": f"{KIND_OF[resource]}List", "apiVersion": version, "metadata": meta, "items": items})
+
+    def do_POST(self) -> None:
+        _, resource, namespace, _ = self.place()
+        given, query = self.body(), parse_qs(urlsplit(self.path).query)
+        if namespace and ("namespaces", "", namespace) not in self.cluster.objects:
+            self.refuse(404, "NotFound", f'namespaces "{namespace}" not found')
+            return
+        key = (resource, namespace, given["metadata"]["name"])
+        self.answer(self.cluster.put("create", key, given, "dryRun" in query), 201)
+
+    def do_PATCH(self) -> None:
+        _, resource, namespace, name = self.place()
+        key, patch, query = (resource, namespace, name), self.body(), parse_qs(urlsplit(self.path).query)
+        if resource == "jobs" and "spec" in patch:
+            self.refuse(422, "Invalid", "spec.template: field is immutable")
+            return
+        given = _merge(self.cluster.objects[key], patch)
+        self.answer(self.cluster.put("change", key, given, "dryRun" in query))
+
+    def do_DELETE(self) -> None:
+        _, resource, namespace, name = self.place()
+        if self.headers["Content-Length"]:
+            self.body()
+        found = self.cluster.objects.pop((resource, namespace, name), None)
+        if found:
+            self.cluster.changes.append(f"delete {KIND_OF[resource]}")
+            self.answer(found)
+        else:
+            self.refuse(404, "NotFound", f'{resource} "{name}" not found')
+
+
+@contextmanager
+def serve(kubeconfig: Path) -> Iterator[Cluster]:
+    """Serve an empty cluster, and write the file by which kubectl finds it."""
+    cluster = Cluster()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (Handler,), {"cluster": cluster}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "played", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "contexts": [{"name": "played", "context": {"cluster": "played", "user": "played"}}],
+        "users": [{"name": "played", "user": {"token": "played"}}],
+        "current-context": "played",
+    }
+    kubeconfig.write_text(json.dumps(config))
+    try:
+        yield cluster
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,797 @@
+"""The Kubernetes manifests: what kustomize makes of them holds together, and `make deploy` applies it in order."""
+
+import asyncio
+import copy
+import functools
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cluster as played
+import httpx2
+import kubernetes_validate
+import pytest
+import yaml
+from conftest import files, free_port, get, run, without_engine
+
+Manifest = dict[str, Any]
+
+OVERLAYS = ["test", "production"]
+DATABASES, CACHES, AUTHS = ["none", "sqlite", "postgresql"], ["none", "redis"], ["none", "api-key", "jwt"]
+ANSWERS = [
+    {"deploy": "kubernetes", "database": database, "cache": cache, "auth": auth}
+    for database, cache, auth in itertools.product(DATABASES, CACHES, AUTHS)
+]
+EVERYTHING = {"deploy": "kubernetes", "database": "postgresql", "cache": "redis", "auth": "jwt"}
+ONE_FILE = {"deploy": "kubernetes", "database": "sqlite", "cache": "none", "auth": "api-key"}
+KUBERNETES = ["1.31", kubernetes_validate.latest_version()]
+NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> str:
+    """kubectl is at hand; else the test is skipped, or fails under REQUIRE_DOCKER=1, since .ci/prepare installs it."""
+    found = shutil.which("kubectl")
+    if not found:
+        without_engine("kubectl is not installed")
+    return found
+
+
+def build(folder: Path) -> list[Manifest]:
+    """Return what kustomize makes of `folder`."""
+    return [manifest for manifest in yaml.safe_load_all(run("kubectl", "kustomize", folder).stdout) if manifest]
+
+
+@pytest.fixture(scope="session")
+def built(kubectl: str, render: Any) -> Callable[..., list[Manifest]]:
+    """Return `built(overlay, **answers)`: that overlay's manifests, to change at will."""
+
+    @functools.cache
+    def once(overlay: str, answers: tuple[tuple[str, str], ...]) -> list[Manifest]:
+        return build(render(**dict(answers)) / "deploy/overlays" / overlay)
+
+    return lambda overlay, **answers: copy.deepcopy(once(overlay, tuple(answers.items())))
+
+
+def only(manifests: list[Manifest], kind: str) -> Manifest:
+    found = [manifest for manifest in manifests if manifest["kind"] == kind]
+    assert len(found) == 1, f"{len(found)} of {kind}"
+    return found[0]
+
+
+def kinds(manifests: list[Manifest]) -> set[str]:
+    return {manifest["kind"] for manifest in manifests}
+
+
+def pods(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """Map each workload's kind to its pod template."""
+    return {
+        manifest["kind"]: manifest["spec"]["template"]
+        for manifest in manifests
+        if "template" in manifest.get("spec", {})
+    }
+
+
+def containers(pod: Manifest) -> list[Manifest]:
+    return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+
+
+@functools.cache
+def validate(manifest: str, version: str) -> None:
+    """Fail where a manifest is not as that version of Kubernetes has it; most sets of answers share most manifests."""
+    kubernetes_validate.validate(json.loads(manifest), version, strict=True)
+
+
+# --- What belongs together --------------------------------------------------------------------------------------------
+
+
+def selectors_choose_the_servers_and_nothing_else(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    labels = {kind: pod["metadata"]["labels"].items() for kind, pod in pods(manifests).items()}
+    for manifest in manifests:
+        spec = manifest.get("spec", {})
+        chosen = spec.get("selector") or spec.get("podSelector")
+        if not chosen:
+            continue
+        chosen = chosen if manifest["kind"] == "Service" else chosen["matchLabels"]
+        kind = manifest["kind"]
+        if not chosen.items() <= labels["Deployment"]:
+            yield f"{kind} chooses {chosen}, which no server has"
+        if kind != "NetworkPolicy" and "Job" in labels and chosen.items() <= labels["Job"]:
+            yield f"{kind} chooses the migration's pods too"
+    for spread in pods(manifests)["Deployment"]["spec"]["topologySpreadConstraints"]:
+        if not spread["labelSelector"]["matchLabels"].items() <= labels["Deployment"]:
+            yield f"the spread over {spread['topologyKey']} counts other pods"
+
+
+def the_policy_covers_every_pod(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    policy = only(manifests, "NetworkPolicy")["spec"]
+    if set(policy["policyTypes"]) != {"Ingress", "Egress"}:
+        yield "a direction is open"
+    for kind, pod in pods(manifests).items():
+        if not policy["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items():
+            yield f"{kind} is not covered"
+
+
+def the_policy_lets_out_what_the_answers_need(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    wanted = {("UDP", 53), ("TCP", 53), ("TCP", 4318)}
+    wanted |= {("TCP", 5432)} if answers["database"] == "postgresql" else set()
+    wanted |= {("TCP", 6379)} if answers["cache"] == "redis" else set()
+    wanted |= {("TCP", 443)} if answers["auth"] == "jwt" else set()
+    rules = only(manifests, "NetworkPolicy")["spec"]["egress"]
+    out = {
+        (port.get("protocol", "TCP"), port["port"]) for rule in rules for port in rule.get("ports", [{"port": "any"}])
+    }
+    if out != wanted:
+        yield f"out go {out}, needed are {wanted}"
+
+
+def names_name_what_is_there(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    there = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
+    if "HorizontalPodAutoscaler" in kinds(manifests):
+        target = only(manifests, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+        if (target["kind"], target["name"]) not in there or target["apiVersion"] != only(manifests, "Deployment")[
+            "apiVersion"
+        ]:
+            yield f"the autoscaler scales {target}"
+    for kind, pod in pods(manifests).items():
+        spec = pod["spec"]
+        wanted = {("ServiceAccount", spec["serviceAccountName"])}
+        for container in containers(pod):
+            wanted |= {("ConfigMap", source["configMapRef"]["name"]) for source in container["envFrom"]}
+            volumes = {volume["name"] for volume in spec["volumes"]}
+            if not {mount["name"] for mount in container["volumeMounts"]} <= volumes:
+                yield f"{kind} mounts what is no volume"
+        claims = [volume["persistentVolumeClaim"] for volume in spec["volumes"] if "persistentVolumeClaim" in volume]
+        wanted |= {("PersistentVolumeClaim", claim["claimName"]) for claim in claims}
+        yield from (f"{kind} names {missing}, which is not there" for missing in wanted - there)
+
+
+def everything_is_in_the_one_namespace(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    namespace = only(manifests, "Namespace")["metadata"]["name"]
+    for manifest in manifests:
+        if manifest["kind"] != "Namespace" and manifest["metadata"].get("namespace") != namespace:
+            yield f"{manifest['kind']} is elsewhere"
+
+
+def one_image_runs_everywhere(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    images = {container["image"] for pod in pods(manifests).values() for container in containers(pod)}
+    if len(images) != 1 or not re.search(r"[^/]:[^:/]+$", images.pop()):
+        yield "the images differ, or have no tag"
+
+
+def ports_name_container_ports(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    server = pods(manifests)["Deployment"]["spec"]["containers"][0]
+    named = {port["name"]: port["containerPort"] for port in server["ports"]}
+    exposed = re.findall(r"(?m)^EXPOSE (\d+)$", (project / "Dockerfile").read_text())
+    if [str(port) for port in named.values()] != exposed:
+        yield f"the image exposes {exposed}, not {named}"
+    pointed = [server[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+    pointed += [port["targetPort"] for port in only(manifests, "Service")["spec"]["ports"]]
+    ingress = only(manifests, "NetworkPolicy")["spec"]["ingress"]
+    pointed += [port["port"] for rule in ingress for port in rule["ports"]]
+    yield from (f"{port} is no port of the container" for port in pointed if port not in named)
+
+
+def config_keys_are_settings(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    # A test of the project compares this file with the settings' fields.
+    settings = set(re.findall(r"(?m)^#?([A-Z_]+)=", (project / ".env.example").read_text()))
+    yield from (f"{key} is no setting" for key in set(only(manifests, "ConfigMap")["data"]) - settings)
+
+
+def no_secret_is_in_the_config(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    if "Secret" in kinds(manifests):
+        yield "a Secret is written down"
+    for key, value in only(manifests, "ConfigMap")["data"].items():
+        if key in ("REDIS_URL", "API_KEYS") or "@" in value:
+            yield f"{key} is a secret"
+
+
+def the_secret_has_to_be_there_where_it_is_needed(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    needed = answers["database"] == "postgresql" or answers["cache"] == "redis" or answers["auth"] == "api-key"
+    for kind, pod in pods(manifests).items():
+        secrets = [volume["secret"] for volume in pod["spec"]["volumes"] if "secret" in volume]
+        name = only(manifests, "Deployment")["metadata"]["name"]
+        if [secret["secretName"] for secret in secrets] != [name]:
+            yield f"{kind} has no secret {name}"
+        elif secrets[0].get("optional", False) == needed:
+            yield f"{kind} would start without its secret, or wait for one that it does not need"
+        for container in containers(pod):
+            if "/run/secrets" not in [mount["mountPath"] for mount in container["volumeMounts"]]:
+                yield f"{kind} does not see the secret"
+
+
+def the_grace_covers_delay_and_drain(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    config = only(manifests, "ConfigMap")["data"]
+    taken = sum(float(config[f"SHUTDOWN_{part}_SECONDS"]) for part in ("DELAY", "GRACE"))
+    spec = pods(manifests)["Deployment"]["spec"]
+    if spec["terminationGracePeriodSeconds"] < taken + 3:
+        yield f"a stop takes {taken} seconds and more"
+    if float(config["SHUTDOWN_DELAY_SECONDS"]) < 3:
+        yield "balancers send on for some seconds"
+    if any("preStop" in container.get("lifecycle", {}) for container in spec["containers"]):
+        yield "the service waits by itself"
+
+
+def probes_ask_what_they_should(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    server = pods(manifests)["Deployment"]["spec"]["containers"][0]
+    paths = {probe: server[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    if paths != {
+        "startupProbe": "/health/live",
+        "livenessProbe": "/health/live",
+        "readinessProbe": "/health/ready",
+    }:
+        yield f"the probes ask {paths}"
+    [module] = project.glob("src/*/health.py")
+    [limit] = re.findall(r"CHECK_TIMEOUT_SECONDS = ([\d.]+)", module.read_text())
+    if server["readinessProbe"]["timeoutSeconds"] <= float(limit):
+        yield "a slow check would look like a dead service"
+
+
+def a_rollout_never_goes_below_the_wanted_count(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    spec = only(manifests, "Deployment")["spec"]
+    if "PersistentVolumeClaim" in kinds(manifests):
+        if spec["strategy"] != {"type": "Recreate"} or spec["replicas"] != 1:
+            yield "two pods would write one file"
+        if kinds(manifests) & {"HorizontalPodAutoscaler", "PodDisruptionBudget", "Job"}:
+            yield "one pod is one pod"
+        return
+    if spec["strategy"].get("rollingUpdate", {}).get("maxUnavailable") != 0:
+        yield "a rollout may go below the wanted count"
+    if "replicas" in spec:
+        yield "each deployment would undo the autoscaler"
+    if only(manifests, "PodDisruptionBudget")["spec"]["maxUnavailable"] < 1:
+        yield "no node could ever be drained"
+    scale = only(manifests, "HorizontalPodAutoscaler")["spec"]
+    if not scale["minReplicas"] < scale["maxReplicas"]:
+        yield "the autoscaler has nothing to do"
+
+
+def memory_has_a_limit_and_cpu_has_none(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    for kind, pod in pods(manifests).items():
+        for container in containers(pod):
+            resources = container["resources"]
+            if set(resources["requests"]) != {"cpu", "memory"} or set(resources["limits"]) != {"memory"}:
+                yield f"{kind} has the resources {resources}"
+
+
+def migrations_run_the_project(manifests: list[Manifest], project: Path) -> Iterator[str]:
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    commands = [
+        container["command"]
+        for pod in pods(manifests).values()
+        for container in containers(pod)
+        if "command" in container
+    ]
+    wanted = [] if answers["database"] == "none" else [["python", "-m", answers["package_name"], "migrate"]]
+    if commands != wanted:
+        yield f"these commands run: {commands}"
+    if "Job" in kinds(manifests):
+        job = only(manifests, "Job")["spec"]
+        if not {"activeDeadlineSeconds", "ttlSecondsAfterFinished", "backoffLimit"} <= job.keys():
+            yield "a migration has no end"
+
+
+RULES = [
+    selectors_choose_the_servers_and_nothing_else,
+    the_policy_covers_every_pod,
+    the_policy_lets_out_what_the_answers_need,
+    names_name_what_is_there,
+    everything_is_in_the_one_namespace,
+    one_image_runs_everywhere,
+    ports_name_container_ports,
+    config_keys_are_settings,
+    no_secret_is_in_the_config,
+    the_secret_has_to_be_there_where_it_is_needed,
+    the_grace_covers_delay_and_drain,
+    probes_ask_what_they_should,
+    a_rollout_never_goes_below_the_wanted_count,
+    memory_has_a_limit_and_cpu_has_none,
+    migrations_run_the_project,
+]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: "-".join(list(answers.values())[1:]))
+def test_every_set_of_answers_holds_together(built: Any, render: Any, answers: dict[str, str], overlay: str) -> None:
+    manifests, project = built(overlay, **answers), render(**answers)
+    assert [fault for rule in RULES for fault in rule(manifests, project)] == []
+    for manifest, version in itertools.product(manifests, KUBERNETES):
+        validate(json.dumps(manifest), version)
+
+
+def put(kind: str, path: str, value: Any) -> Callable[[list[Manifest]], None]:
+    """Return a change of the manifest of `kind`: `value` at `path`, or nothing there where it is `...`."""
+
+    def change(manifests: list[Manifest]) -> None:
+        place: Any = only(manifests, kind)
+        *way, last = [int(step) if step.isdigit() else step for step in path.split("|")]
+        for step in way:
+            place = place[step]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+
+    return change
+
+
+POD, SERVER = "spec|template|spec", "spec|template|spec|containers|0"
+UNFIT = [
+    (RULES[0], put("Service", f"spec|selector|{NAME}", "other")),
+    (RULES[0], put("Service", f"spec|selector|{COMPONENT}", ...)),
+    (RULES[0], put("Deployment", f"spec|selector|matchLabels|{NAME}", "other")),
+    (RULES[0], put("PodDisruptionBudget", f"spec|selector|matchLabels|{COMPONENT}", ...)),
+    (RULES[0], put("PodDisruptionBudget", f"spec|selector|matchLabels|{NAME}", "other")),
+    (RULES[0], put("NetworkPolicy", f"spec|podSelector|matchLabels|{NAME}", "other")),
+    (RULES[0], put("Deployment", f"{POD}|topologySpreadConstraints|0|labelSelector|matchLabels|{NAME}", "other")),
+    (RULES[1], put("NetworkPolicy", "spec|policyTypes", ["Ingress"])),
+    (RULES[1], put("NetworkPolicy", f"spec|podSelector|matchLabels|{COMPONENT}", "server")),
+    (RULES[2], put("NetworkPolicy", "spec|egress|2", ...)),
+    (RULES[2], put("NetworkPolicy", "spec|egress|0", {})),
+    (RULES[3], put("HorizontalPodAutoscaler", "spec|scaleTargetRef|name", "other")),
+    (RULES[3], put("HorizontalPodAutoscaler", "spec|scaleTargetRef|apiVersion", "apps/v2")),
+    (RULES[3], put("ServiceAccount", "metadata|name", "other")),
+    (RULES[3], put("ConfigMap", "metadata|name", "my-service")),
+    (RULES[3], put("Job", f"{SERVER}|envFrom|0|configMapRef|name", "other")),
+    (RULES[3], put("Deployment", f"{POD}|volumes|0", ...)),
+    (RULES[4], put("NetworkPolicy", "metadata|namespace", "default")),
+    (RULES[5], put("Job", f"{SERVER}|image", "ghcr.io/example/my-service:0.0.9")),
+    (RULES[6], put("Deployment", f"{SERVER}|ports|0|containerPort", 8080)),
+    (RULES[6], put("Deployment", f"{SERVER}|livenessProbe|httpGet|port", "web")),
+    (RULES[6], put("Deployment", f"{SERVER}|readinessProbe|httpGet|port", "web")),
+    (RULES[6], put("Deployment", f"{SERVER}|startupProbe|httpGet|port", "web")),
+    (RULES[6], put("Service", "spec|ports|0|targetPort", "web")),
+    (RULES[6], put("NetworkPolicy", "spec|ingress|0|ports|0|port", "web")),
+    (RULES[7], put("ConfigMap", "data|LOGLEVEL", "info")),
+    (RULES[8], put("ConfigMap", "data|REDIS_URL", "redis://redis")),
+    (RULES[8], put("ConfigMap", "data|DATABASE_URL", "postgresql://me:password@db/orders")),
+    (RULES[9], put("Deployment", f"{POD}|volumes|1|secret|optional", True)),
+    (RULES[9], put("Job", f"{POD}|volumes|1|secret|secretName", "other")),
+    (RULES[9], put("Job", f"{SERVER}|volumeMounts|1", ...)),
+    (RULES[10], put("Deployment", f"{POD}|terminationGracePeriodSeconds", 25)),
+    (RULES[10], put("ConfigMap", "data|SHUTDOWN_GRACE_SECONDS", "60")),
+    (RULES[10], put("ConfigMap", "data|SHUTDOWN_DELAY_SECONDS", "0")),
+    (RULES[10], put("Deployment", f"{SERVER}|lifecycle", {"preStop": {"sleep": {"seconds": 5}}})),
+    (RULES[11], put("Deployment", f"{SERVER}|livenessProbe|httpGet|path", "/health/ready")),
+    (RULES[11], put("Deployment", f"{SERVER}|readinessProbe|timeoutSeconds", 1)),
+    (RULES[12], put("Deployment", "spec|strategy|rollingUpdate|maxUnavailable", 1)),
+    (RULES[12], put("Deployment", "spec|replicas", 3)),
+    (RULES[12], put("PodDisruptionBudget", "spec|maxUnavailable", 0)),
+    (RULES[12], put("HorizontalPodAutoscaler", "spec|maxReplicas", 1)),
+    (RULES[13], put("Deployment", f"{SERVER}|resources|limits|cpu", "1")),
+    (RULES[13], put("Job", f"{SERVER}|resources|limits|memory", ...)),
+    (RULES[14], put("Job", f"{SERVER}|command", ["alembic", "upgrade", "head"])),
+    (RULES[14], put("Job", "spec|activeDeadlineSeconds", ...)),
+]
+
+
+@pytest.mark.parametrize(("rule", "change"), UNFIT, ids=lambda part: getattr(part, "__name__", ""))
+def test_each_rule_finds_what_breaks_it(built: Any, render: Any, rule: Any, change: Any) -> None:
+    manifests, project = built("production", **EVERYTHING), render(**EVERYTHING)
+    assert list(rule(manifests, project)) == []
+    change(manifests)
+    assert list(rule(manifests, project)) != []
+
+
+def test_each_rule_has_something_that_breaks_it() -> None:
+    assert {rule for rule, _ in UNFIT} == set(RULES)
+
+
+def test_two_pods_on_one_file_are_found(built: Any, render: Any) -> None:
+    rule, project = a_rollout_never_goes_below_the_wanted_count, render(**ONE_FILE)
+    for path, value in (("spec|replicas", 2), ("spec|strategy", {"type": "RollingUpdate"})):
+        manifests = built("production", **ONE_FILE)
+        put("Deployment", path, value)(manifests)
+        assert list(rule(manifests, project))
+
+
+def test_the_probes_paths_are_routes(built: Any, installed: Path) -> None:
+    described = "from my_service.app import create_app; print(*create_app().openapi()['paths'])"
+    routes = run(installed / ".venv/bin/python", "-c", described).stdout.split()
+    server = pods(built("test", **EVERYTHING))["Deployment"]["spec"]["containers"][0]
+    probes = [server[probe]["httpGet"]["path"] for probe in server if probe.endswith("Probe")]
+    assert len(probes) == 3
+    assert set(probes) <= set(routes)
+
+
+def test_the_overlays_differ_in_settings_and_size_and_in_nothing_else(built: Any) -> None:
+    test, production = (built(overlay, **EVERYTHING) for overlay in OVERLAYS)
+    assert only(test, "ConfigMap")["data"]["APP_ENV"] == "test"
+    assert only(test, "ConfigMap")["data"]["LOG_LEVEL"] == "debug"
+    assert only(production, "ConfigMap")["data"]["APP_ENV"] == "production"
+    scales = [only(manifests, "HorizontalPodAutoscaler")["spec"] for manifests in (test, production)]
+    assert scales[0]["minReplicas"] < scales[1]["minReplicas"]
+    assert scales[1]["minReplicas"] > 1
+
+    def rest(manifests: list[Manifest]) -> str:
+        different = {"ConfigMap", "HorizontalPodAutoscaler", "Namespace"}
+        text = json.dumps([manifest for manifest in manifests if manifest["kind"] not in different])
+        return re.sub(r"my-service-(test|production|[a-z0-9]{10})\b", "", text)
+
+    assert rest(test) == rest(production)
+
+
+@pytest.mark.parametrize("name", ["true", "null", "yes", "on"])
+def test_a_name_that_yaml_reads_otherwise_stays_a_name(built: Any, render: Any, name: str) -> None:
+    answers = {**EVERYTHING, "package_name": name}
+    manifests = built("test", **answers)
+    assert only(manifests, "Deployment")["metadata"]["name"] == name
+    assert [fault for rule in RULES for fault in rule(manifests, render(**answers))] == []
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, KUBERNETES[-1], strict=True)
+
+
+def test_a_misspelt_field_is_found(built: Any) -> None:
+    manifests = built("test", **EVERYTHING)
+    put("Deployment", f"{SERVER}|readynessProbe", {})(manifests)
+    with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
+        kubernetes_validate.validate(only(manifests, "Deployment"), KUBERNETES[-1], strict=True)
+
+
+def test_prometheus_finds_the_metrics_by_one_line(kubectl: str, render: Any, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(render(**EVERYTHING), tmp_path / "project"))
+    overlay = project / "deploy/overlays/production/kustomization.yaml"
+    overlay.write_text(overlay.read_text().replace("# components:", "components:"))
+    manifests = build(overlay.parent)
+    monitor, service = only(manifests, "ServiceMonitor"), only(manifests, "Service")
+    assert monitor["metadata"]["namespace"] == service["metadata"]["namespace"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    [endpoint] = monitor["spec"]["endpoints"]
+    assert endpoint["path"] == "/metrics"
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+
+
+# --- Pod Security "restricted" ----------------------------------------------------------------------------------------
+
+VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+
+
+def restricted(pod: Manifest) -> set[str]:
+    """Name what of the standard's `restricted` profile a pod's spec does not keep (Kubernetes, Pod Security Standards)."""
+    spec = pod["spec"]
+    own = spec.get("securityContext", {})
+    broken = {field for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field)}
+    for volume in spec.get("volumes", []):
+        broken |= {"volume types"} if not set(volume) - {"name"} <= VOLUMES else set()
+    broken |= {"sysctls"} if own.get("sysctls") else set()
+    for container in containers(pod):
+        context = container.get("securityContext", {})
+        either = {**own, **context}
+        capabilities = context.get("capabilities", {})
+        faults = {
+            "privileged": context.get("privileged"),
+            "hostPort": any(port.get("hostPort") for port in container.get("ports", [])),
+            "drop ALL": "ALL" not in capabilities.get("drop", []),
+            "add": set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"},
+            "allowPrivilegeEscalation": context.get("allowPrivilegeEscalation") is not False,
+            "runAsNonRoot": either.get("runAsNonRoot") is not True,
+            "runAsUser": either.get("runAsUser") == 0,
+            "seccompProfile": either.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"),
+            "procMount": context.get("procMount", "Default") != "Default",
+            "seLinuxOptions": either.get("seLinuxOptions"),
+            "appArmorProfile": either.get("appArmorProfile", {}).get("type") == "Unconfined",
+            "windowsOptions": either.get("windowsOptions", {}).get("hostProcess"),
+        }
+        broken |= {fault for fault, is_so in faults.items() if is_so}
+    return broken
+
+
+@pytest.mark.parametrize("answers", [EVERYTHING, ONE_FILE], ids=["several pods", "one pod"])
+def test_every_pod_is_restricted_read_only_and_has_no_token(built: Any, answers: dict[str, str]) -> None:
+    for overlay in OVERLAYS:
+        manifests = built(overlay, **answers)
+        for pod in pods(manifests).values():
+            assert restricted(pod) == set()
+            assert pod["spec"]["automountServiceAccountToken"] is False
+            assert pod["spec"]["securityContext"]["runAsUser"] == 10001
+            for container in containers(pod):
+                assert container["securityContext"]["readOnlyRootFilesystem"] is True
+                assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert only(manifests, "Namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+CONTEXT = f"{SERVER}|securityContext"
+UNSAFE = [
+    ("hostNetwork", f"{POD}|hostNetwork", True),
+    ("hostPID", f"{POD}|hostPID", True),
+    ("hostIPC", f"{POD}|hostIPC", True),
+    ("volume types", f"{POD}|volumes|0", {"name": "tmp", "hostPath": {"path": "/tmp"}}),
+    ("sysctls", f"{POD}|securityContext|sysctls", [{"name": "kernel.msgmax", "value": "1"}]),
+    ("privileged", f"{CONTEXT}|privileged", True),
+    ("hostPort", f"{SERVER}|ports|0|hostPort", 80),
+    ("drop ALL", f"{CONTEXT}|capabilities", {}),
+    ("add", f"{CONTEXT}|capabilities|add", ["SYS_ADMIN"]),
+    ("allowPrivilegeEscalation", f"{CONTEXT}|allowPrivilegeEscalation", ...),
+    ("runAsNonRoot", f"{POD}|securityContext|runAsNonRoot", ...),
+    ("runAsNonRoot", f"{CONTEXT}|runAsNonRoot", False),
+    ("runAsUser", f"{CONTEXT}|runAsUser", 0),
+    ("seccompProfile", f"{POD}|securityContext|seccompProfile", ...),
+    ("seccompProfile", f"{CONTEXT}|seccompProfile", {"type": "Unconfined"}),
+    ("procMount", f"{CONTEXT}|procMount", "Unmasked"),
+    ("seLinuxOptions", f"{POD}|securityContext|seLinuxOptions", {"user": "system_u"}),
+    ("appArmorProfile", f"{CONTEXT}|appArmorProfile", {"type": "Unconfined"}),
+    ("windowsOptions", f"{CONTEXT}|windowsOptions", {"hostProcess": True}),
+]
+
+
+@pytest.mark.parametrize(("fault", "path", "value"), UNSAFE)
+def test_each_rule_of_pod_security_finds_what_breaks_it(built: Any, fault: str, path: str, value: Any) -> None:
+    manifests = built("production", **EVERYTHING)
+    put("Deployment", path, value)(manifests)
+    assert restricted(pods(manifests)["Deployment"]) == {fault}
+
+
+# --- checkov ----------------------------------------------------------------------------------------------------------
+
+ACCEPTED = {
+    "CKV_K8S_11": "A limit of CPU throttles a pod beside idle cores; requests share a busy node fairly.",
+    "CKV_K8S_15": "A tag of ours is never pushed twice, and a pod has to start while the registry is away.",
+    "CKV_K8S_43": "`make deploy IMAGE=name@sha256:...` pins a digest; a file can only name a version.",
+}
+
+
+def test_checkov_finds_nothing_but_what_is_accepted(built: Any, tmp_path: Path) -> None:
+    """Its own environment, since it pins nearly a hundred packages. Nothing is downloaded but the package."""
+    sets = {"everything": EVERYTHING, "one-file": ONE_FILE, "nothing": ANSWERS[0]}
+    for (name, answers), overlay in itertools.product(sets.items(), OVERLAYS):
+        (tmp_path / f"{name}-{overlay}.yaml").write_text(yaml.safe_dump_all(built(overlay, **answers)))
+    unsafe = built("test", **EVERYTHING)
+    put("Deployment", f"{CONTEXT}|privileged", True)(unsafe)
+    put("Deployment", f"{POD}|automountServiceAccountToken", True)(unsafe)
+    (tmp_path / "unsafe.yaml").write_text(yaml.safe_dump_all(unsafe))
+    checked = run(
+        *("uv", "tool", "run", "--quiet", "checkov@3.3.30", "--framework", "kubernetes", "--skip-download"),
+        *("--compact", "--quiet", "--output", "json", "--soft-fail", "--directory", tmp_path),
+    )
+    found: dict[str, set[str]] = {}
+    for failed in json.loads(checked.stdout)["results"]["failed_checks"]:
+        found.setdefault(Path(failed["file_path"]).name, set()).add(failed["check_id"])
+    assert found.pop("unsafe.yaml") == {*ACCEPTED, "CKV_K8S_16", "CKV_K8S_38"}
+    assert len(found) == 6
+    assert set().union(*found.values()) == set(ACCEPTED)
+
+
+# --- make deploy ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(kubectl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[played.Cluster]:
+    """What kubectl, the real one, finds: a server that keeps what it gets, and makes no pods."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    # Where kubectl keeps what it learnt of clusters.
+    monkeypatch.setenv("KUBECACHEDIR", str(tmp_path / "cache"))
+    with played.serve(tmp_path / "kubeconfig") as served:
+        yield served
+
+
+def make(project: Path, target: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return run("make", target, *(f"{name}={value}" for name, value in variables.items()), cwd=project, check=False)
+
+
+def make_secret(project: Path, told: str) -> None:
+    """Make a Secret by the command that was told, as far as the server that is played understands it."""
+    [command] = re.findall(r"kubectl create secret generic .*--from-env-file=FILE", told)
+    (project / "FILE").write_text("DATABASE_URL=postgresql://db\nREDIS_URL=redis://cache\n")
+    run("sh", "-c", f"{command} --dry-run=client --output=json | kubectl apply --filename -", cwd=project)
+    (project / "FILE").unlink()
+
+
+SHARED = ["Namespace", "ServiceAccount", "ConfigMap", "PodDisruptionBudget", "HorizontalPodAutoscaler", "NetworkPolicy"]
+
+
+def test_deploy_asks_for_the_secret_then_migrates_then_rolls_out(
+    cluster: played.Cluster, render: Any, tmp_path: Path
+) -> None:
+    project = Path(shutil.copytree(render(**EVERYTHING), tmp_path / "project"))
+    before = {name: (project / name).read_bytes() for name in files(project)}
+    first, second = "registry.test:5000/orders:1.2.3", "registry.test:5000/orders:1.2.4"
+
+    missing = make(project, "deploy", OVERLAY="test", IMAGE=first)
+    assert missing.returncode != 0
+    assert missing.stderr.startswith("there is no secret yet; with DATABASE_URL REDIS_URL in a file: kubectl create ")
+    assert cluster.changes == [f"create {kind}" for kind in SHARED]
+    make_secret(project, missing.stderr)
+    cluster.changes.clear()
+
+    done = make(project, "deploy", OVERLAY="test", IMAGE=first)
+    assert done.returncode == 0, done.stderr
+    assert cluster.changes == ["create Job", "create Service", "create Deployment"]
+    cluster.changes.clear()
+
+    # Once more: the migration alone is made anew.
+    assert make(project, "deploy", OVERLAY="test", IMAGE=first).returncode == 0
+    assert cluster.changes == ["delete Job", "create Job"]
+    cluster.changes.clear()
+
+    assert make(project, "deploy", OVERLAY="test", IMAGE=second).returncode == 0
+    assert cluster.changes == ["delete Job", "create Job", "change Deployment"]
+    images = [container["image"] for pod in pods(cluster.manifests()).values() for container in containers(pod)]
+    assert images == [second, second]
+    assert only(cluster.manifests(), "ConfigMap")["data"]["APP_ENV"] == "test"
+    assert {name: (project / name).read_bytes() for name in files(project)} == before
+
+
+def test_deploy_needs_neither_secret_nor_migration_where_nothing_does(cluster: played.Cluster, render: Any) -> None:
+    done = make(render(**ANSWERS[0]), "deploy", OVERLAY="production", IMAGE="orders:1")
+    assert done.returncode == 0, done.stderr
+    assert cluster.changes == [f"create {kind}" for kind in [*SHARED, "Service", "Deployment"]]
+
+
+def test_a_failed_migration_leaves_the_service_as_it_was(cluster: played.Cluster, render: Any) -> None:
+    answers = {"deploy": "kubernetes", "database": "postgresql"}
+    cluster.objects["secrets", "my-service-test", "my-service"] = {"kind": "Secret", "metadata": {}}
+    cluster.migrations = "Failed"
+    failed = make(render(**answers), "deploy", OVERLAY="test", IMAGE="orders:1")
+    assert failed.returncode != 0
+    assert "the migration failed, so the service was left as it is\n" in failed.stderr
+    assert "create Job" in cluster.changes
+    assert "Deployment" not in kinds(cluster.manifests())
+
+
+def test_a_stuck_rollout_tells_the_way_back(cluster: played.Cluster, render: Any) -> None:
+    cluster.rollouts = False
+    failed = make(render(**ANSWERS[0]), "deploy", OVERLAY="test", IMAGE="orders:1")
+    assert failed.returncode != 0
+    assert "exceeded its progress deadline" in failed.stderr
+    assert "kubectl rollout undo deployment/my-service --namespace my-service-test" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("answers", "image", "deployed"),
+    [
+        (ANSWERS[0], "orders:1.2", "orders:1.2"),
+        (ONE_FILE, "registry.test:5000/orders:1e3", "registry.test:5000/orders:1e3"),
+        (ONE_FILE, "orders@sha256:" + "a" * 64, "orders@sha256:" + "a" * 64),
+        (ANSWERS[0], "localhost:5000/a/b:1@sha256:" + "a" * 64, "localhost:5000/a/b@sha256:" + "a" * 64),
+    ],
+)
+def test_deploy_takes_any_image(
+    cluster: played.Cluster, render: Any, answers: dict[str, str], image: str, deployed: str
+) -> None:
+    cluster.objects["secrets", "my-service-production", "my-service"] = {"kind": "Secret", "metadata": {}}
+    done = make(render(**answers), "deploy", OVERLAY="production", IMAGE=image)
+    assert done.returncode == 0, done.stderr
+    images = [container["image"] for pod in pods(cluster.manifests()).values() for container in containers(pod)]
+    # With SQLite the migration is a container of the same pod.
+    assert images == [deployed] * (2 if answers == ONE_FILE else 1)
+
+
+def test_diff_shows_what_would_change_and_changes_nothing(cluster: played.Cluster, render: Any) -> None:
+    project = render(deploy="kubernetes", database="postgresql")
+    new = make(project, "deploy-diff", OVERLAY="test", IMAGE="orders:1")
+    assert (new.returncode, new.stdout) == (0, "there is no namespace my-service-test yet: everything would be new\n")
+    cluster.objects["secrets", "my-service-test", "my-service"] = {"kind": "Secret", "metadata": {}}
+    assert make(project, "deploy", OVERLAY="test", IMAGE="orders:1").returncode == 0
+    cluster.changes.clear()
+    same = make(project, "deploy-diff", OVERLAY="test", IMAGE="orders:1")
+    assert (same.returncode, same.stdout) == (0, "nothing would change\n"), same.stderr
+    # The Job is left out: a cluster refuses to change it, and `make deploy` makes a new one.
+    other = make(project, "deploy-diff", OVERLAY="test", IMAGE="orders:2")
+    assert other.returncode == 0, other.stderr
+    assert re.search(r"(?m)^-.* image: orders:1$", other.stdout)
+    assert re.search(r"(?m)^\+.* image: orders:2$", other.stdout)
+    assert cluster.changes == []
+
+
+@pytest.mark.parametrize("target", ["deploy", "deploy-diff"])
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({}, "which overlay? for example: make deploy OVERLAY=test IMAGE=ghcr.io/example/my-service:0.1.0"),
+        ({"OVERLAY": "staging", "IMAGE": "orders:1"}, "there is no overlay staging: OVERLAY is production or test"),
+        ({"OVERLAY": "..", "IMAGE": "orders:1"}, "there is no overlay ..: OVERLAY is production or test"),
+        ({"OVERLAY": "test"}, "which image? for example: make deploy OVERLAY=test IMAGE="),
+        ({"OVERLAY": "test", "IMAGE": "orders 1:2"}, "which image? for example: "),
+        ({"OVERLAY": "test", "IMAGE": "localhost:5000/orders"}, "IMAGE needs a tag or a digest, for example "),
+        ({"OVERLAY": "test", "IMAGE": "orders:1"}, "no cluster answers to kubectl: choose one with "),
+    ],
+)
+def test_a_bad_call_is_told_in_one_line(
+    kubectl: str, render: Any, monkeypatch: pytest.MonkeyPatch, target: str, variables: dict[str, str], line: str
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nowhere/kubeconfig")
+    failed = make(render(**EVERYTHING), target, **variables)
+    assert failed.returncode != 0
+    assert failed.stdout == ""
+    assert failed.stderr.splitlines()[0].startswith(line)
+    assert all(told.startswith("make") for told in failed.stderr.splitlines()[1:])
+
+
+def test_no_kubectl_is_told_in_one_line(render: Any, tmp_path: Path) -> None:
+    for name in ("sh", "make", "sed", "git", "tail", "tr"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    called = ["make", "deploy", "OVERLAY=test", "IMAGE=orders:1"]
+    failed = run(*called, cwd=render(**EVERYTHING), env={"PATH": str(tmp_path)}, check=False)
+    assert failed.returncode != 0
+    assert failed.stderr.splitlines()[0].startswith("kubectl is not installed: see ")
+
+
+# A list that owners add to ends in a comment that is no deeper than its items.
+YAML_RULES = """
+extends: default
+rules:
+  document-start: disable
+  comments-indentation: disable
+  line-length: {max: 110}
+  braces: {max-spaces-inside: 1}
+"""
+
+
+def test_its_files_pass_their_linters(render: Any) -> None:
+    for answers in (EVERYTHING, ONE_FILE):
+        folder = render(**answers) / "deploy"
+        run("shellcheck", folder / "deploy.sh")
+        run("yamllint", "--strict", "--config-data", YAML_RULES, folder)
+
+
+def test_the_image_reads_a_secret_as_kubernetes_mounts_it(image: str, tmp_path: Path) -> None:
+    """Under what the manifests allow a pod: links to a folder of files, which a new version of the Secret replaces."""
+    folder = tmp_path / "secrets"
+    version = folder / "..2026_11_24_06_35_00.1234567890"
+    version.mkdir(parents=True)
+    (version / "LOG_LEVEL").write_text("error\n")
+    (folder / "..data").symlink_to(version.name)
+    (folder / "LOG_LEVEL").symlink_to("..data/LOG_LEVEL")
+    for path in (tmp_path, folder, version):
+        path.chmod(0o755)
+    pod = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=10001:10001"]
+    shown = "from nasty_service.settings import load; print(load().log_level)"
+    read = run("docker", "run", "--rm", *pod, f"--volume={folder}:/run/secrets:ro", image, "python", "-c", shown)
+    assert read.stdout == "error\n"
+
+
+# --- A real cluster ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    "DEPLOY_IMAGES" not in os.environ, reason="no cluster: KUBECONFIG, and DEPLOY_IMAGES='first second'"
+)
+def test_a_rollout_under_load_fails_no_request(render: Any, kubectl: str) -> None:
+    """Opt-in. The cluster pulls the two images (of a render with defaults and deploy=kubernetes) by these names."""
+    first, second = os.environ["DEPLOY_IMAGES"].split()
+    project, port, namespace = render(deploy="kubernetes"), free_port(), "my-service-production"
+
+    def deploy(image: str) -> None:
+        run("make", "deploy", "OVERLAY=production", f"IMAGE={image}", cwd=project)
+
+    async def load(url: str, until: asyncio.Event) -> tuple[int, list[str]]:
+        answered, failed = 0, []
+        async with httpx2.AsyncClient(base_url=url, timeout=10) as client:
+            while not until.is_set():
+                try:
+                    # A new connection each: the Service chooses a pod by connection.
+                    answer = await client.get("/health/live", headers={"Connection": "close"})
+                    answered += 1
+                    failed += [] if answer.status_code == 200 else [str(answer.status_code)]
+                except httpx2.TransportError as error:
+                    failed.append(repr(error))
+        return answered, failed
+
+    async def roll(url: str) -> list[tuple[int, list[str]]]:
+        until = asyncio.Event()
+        clients = [asyncio.create_task(load(url, until)) for _ in range(8)]
+        await asyncio.to_thread(deploy, second)
+        until.set()
+        return await asyncio.gather(*clients)
+
+    deploy(first)
+    # Through the API server: it reaches the Service from any machine that kubectl works on.
+    proxy = subprocess.Popen([kubectl, "proxy", f"--port={port}"], stdout=subprocess.DEVNULL)
+    try:
+        url = f"http://127.0.0.1:{port}/api/v1/namespaces/{namespace}/services/my-service:http/proxy"
+        get(f"{url}/health/live")
+        results = asyncio.run(roll(url))
+    finally:
+        proxy.terminate()
+        proxy.wait()
+        run("kubectl", "delete", "namespace", namespace, "--wait=false")
+    assert all(answered for answered, _ in results)
+    assert [failure for _, failed in results for failure in failed] == []
