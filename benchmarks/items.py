@@ -149,10 +149,9 @@ def run(*command: str | Path, folder: Path | None = None, **environment: str) ->
 
 def rows(rates: dict[str, list[float]]) -> list[tuple[str, ...]]:
     ours, bare = (statistics.median(rates[name]) for name in ("ours", "bare"))
-    ratio = statistics.median(one / other for one, other in zip(rates["ours"], rates["bare"], strict=True))
     return [
         ("requests a second", "generated", "bare", "ratio", "at least"),
-        ("list of 50 items on PostgreSQL", f"{ours:.0f}", f"{bare:.0f}", f"{ratio:.2f}", "0.9"),
+        ("list of 50 items on PostgreSQL", f"{ours:.0f}", f"{bare:.0f}", f"{ours / bare:.2f}", "0.9"),
     ]
 
 
