@@ -206,6 +206,7 @@ def next_example(upstream: Path, template: Path) -> None:
     fork(upstream, template)
     for name in EXAMPLE:
         path = template / "template" / name.replace("my_service", "{{package_name}}")
+        path = path if path.exists() else path.with_name(f"{path.name}.jinja")
         path.write_text(f"{path.read_text()}\n\nTHEIRS = True\n")
     (template / "template/src/{{package_name}}/items/later.py").touch()
     (template / "template/src/{{package_name}}/database.py.jinja").open("a").write("\n\nTHEIRS = True\n")

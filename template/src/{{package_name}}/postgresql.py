@@ -19,6 +19,7 @@ COMMAND_SECONDS = 10
 # SQLSTATE classes and codes (PostgreSQL, appendix A): connection, transaction rolled back for
 # another's sake, resources, operator; standing by; not migrated yet.
 AWAY = ("08", "40", "53", "57", "25006", "42P01")
+UNIQUE_VIOLATION = "23505"
 # Of all that migrate this database at once, one holds it.
 MIGRATION_LOCK = 5_738_204_196
 
@@ -84,6 +85,11 @@ def is_away(error: exc.DBAPIError) -> bool:
     """Tell whether the server is at fault, so that the same request may do later."""
     state = getattr(error.orig, "sqlstate", None) or ""
     return error.connection_invalidated or state.startswith(AWAY)
+
+
+def is_taken(error: exc.DBAPIError) -> bool:
+    """Tell whether another row has what is to be unique."""
+    return getattr(error.orig, "sqlstate", None) == UNIQUE_VIOLATION
 
 
 def _replace_closed(

@@ -98,6 +98,12 @@ def is_away(error: DBAPIError) -> bool:
     return code in AWAY or "no such table" in str(error.orig)
 
 
+def is_taken(error: DBAPIError) -> bool:
+    """Tell whether another row has what is to be unique."""
+    code = getattr(error.orig, "sqlite_errorcode", 0)
+    return bool(code == sqlite3.SQLITE_CONSTRAINT_UNIQUE)
+
+
 def _begin(connection: Connection) -> None:
     # IMMEDIATE: a transaction that reads before it writes would fail where another wrote between.
     if not connection.get_execution_options().get("reading"):

@@ -7,6 +7,7 @@ from sqlalchemy import Row, bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ..database import is_taken
 from .models import Item
 
 # Built once, and of rows: objects that the session tracks would cost a fifth of the request.
@@ -33,8 +34,9 @@ async def create(session: AsyncSession, values: dict[str, Any]) -> Item:
     try:
         await session.commit()
     except IntegrityError as error:
-        # The one constraint that no schema has checked before.
-        raise NameTakenError from error
+        if is_taken(error):
+            raise NameTakenError from error
+        raise
     return item
 
 
@@ -60,7 +62,9 @@ async def change(
     try:
         item = await session.scalar(statement.values(**values, version=Item.version + 1))
     except IntegrityError as error:
-        raise NameTakenError from error
+        if is_taken(error):
+            raise NameTakenError from error
+        raise
     await session.commit()
     if item is None and await read(session, item_id):
         raise ChangedError
