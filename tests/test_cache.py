@@ -98,6 +98,17 @@ def image(template: Path, answers: dict[str, str], tmp_path_factory: pytest.Temp
     run("docker", "rmi", tag, check=False)
 
 
+def test_make_run_says_what_is_not_there(image: str, render: Any, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(render(cache="redis"), tmp_path / "project"))
+    port = free_port()
+    names = (f"NAME=t{port}", f"IMAGE={image}", f"PORT={port}")
+    try:
+        told = run("make", "run", *names, cwd=project).stdout
+    finally:
+        run("make", "stop", *names, cwd=project)
+    assert told.startswith(f"t{port} answers at http://127.0.0.1:{port}/docs\nbut it is not ready: Failing: cache\n")
+
+
 @pytest.fixture(scope="module")
 def redis_image(engine: None) -> str:
     try:

@@ -77,6 +77,22 @@ def test_make_migration_writes_what_changed(render: Any, tmp_path: Path) -> None
     run("make", "test", "ARGS=--no-cov tests/test_migrations.py", cwd=project)
 
 
+def test_the_example_goes_as_readme_says(render: Any, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
+    shutil.rmtree(project / "src/my_service/items")
+    (project / "tests/test_items.py").unlink()
+    for name, line in (
+        ("src/my_service/app.py", "    items,\n"),
+        ("src/my_service/app.py", "    app.include_router(items.router)\n"),
+        ("migrations/env.py", "from my_service.items import models  # noqa: F401\n"),
+    ):
+        text = (project / name).read_text()
+        assert line in text
+        (project / name).write_text(text.replace(line, ""))
+    run("make", "migration", "m=drop items", cwd=project)
+    run("make", "check", cwd=project)
+
+
 def test_make_migrate_tells_in_one_line_that_nobody_is_there(render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(database="postgresql"), tmp_path / "project"))
     (project / ".env").write_text(f"DATABASE_URL=postgres://postgres:sesame@localhost:{free_port()}/none\n")
@@ -409,6 +425,36 @@ def test_make_up_hardens_all_and_publishes_only_the_service(compose: tuple[Path,
         assert started["Config"]["User"] not in ("", "root", "0")
         is_service = started["Config"]["Labels"]["com.docker.compose.service"] == "service"
         assert bool(started["HostConfig"]["PortBindings"]) == is_service
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_make_up_makes_no_new_password_for_old_data(compose: tuple[Path, str]) -> None:
+    project, url = compose
+    assert f"it answers at {url}/docs" in run("make", "up", cwd=project).stdout
+    run("make", "down", cwd=project)
+    (project / ".secrets").rename(project / "elsewhere")
+    refused = run("make", "up", cwd=project, check=False)
+    assert refused.returncode != 0
+    assert "bring it back" in refused.stderr
+    assert not (project / ".secrets").exists()
+    # Which `make down` would miss.
+    (project / "elsewhere").rename(project / ".secrets")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_make_run_and_make_up_share_their_data(compose: tuple[Path, str]) -> None:
+    project, url = compose
+    name = os.environ["COMPOSE_PROJECT_NAME"]
+    run("make", "up", cwd=project)
+    assert create(url, "lamp").status_code == 201
+    run("make", "down", cwd=project)
+    names = (f"NAME={name}", f"IMAGE={name}")
+    try:
+        run("make", "run", *names, cwd=project)
+        assert [item["name"] for item in listed(url)] == ["lamp"]
+    finally:
+        run("make", "stop", *names, cwd=project)
+        run("docker", "rmi", name, check=False)
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

@@ -328,14 +328,34 @@ def test_run_again_replaces_the_container_and_stop_again_is_no_error(made: Any) 
     assert "make run" in made("logs").stdout
 
 
-def test_a_run_that_fails_removes_no_container_of_another_name(made: Any, project: Path, image: str) -> None:
+@pytest.fixture
+def taken_port() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield str(server.getsockname()[1])
+
+
+def test_a_run_that_fails_leaves_the_container_that_it_was_to_replace(made: Any, taken_port: str) -> None:
+    port = str(free_port())
+    made("run", PORT=port)
+    first = inspect(made.prefix + "orders")
+    failed = made("run", PORT=taken_port, check=False)
+    assert failed.returncode != 0
+    assert "that ran before runs again" in failed.stderr
+    assert get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+    assert inspect(made.prefix + "orders")["Id"] == first["Id"]
+    assert run("docker", "ps", "--all", "--quiet", "--filter", f"name={made.prefix}").stdout.count("\n") == 1
+
+
+def test_a_run_that_fails_removes_no_container_of_another_name(
+    made: Any, project: Path, image: str, taken_port: str
+) -> None:
     """Docker also takes the beginning of an id for a name."""
     made("build")
     with container(image) as (other, _):
-        failed = run(
-            "make", "run", f"NAME={other[:8]}", "PORT=99999", f"IMAGE={made.prefix}image", cwd=project, check=False
-        )
+        arguments = (f"NAME={other[:8]}", f"PORT={taken_port}", f"IMAGE={made.prefix}image")
+        failed = run("make", "run", *arguments, cwd=project, check=False)
         assert failed.returncode != 0
+        assert "runs again" not in failed.stderr
         assert state(other)["Running"]
 
 

@@ -33,7 +33,7 @@ def test_no_docker_is_told_in_one_line(project: Path, bare_path: Path, target: s
     assert all(line.startswith("make") for line in failed.stderr.splitlines()[1:])
 
 
-@pytest.mark.parametrize("port", ["abc", "", "0.0.0.0:", "8000 --privileged"])
+@pytest.mark.parametrize("port", ["abc", "", "0", "65536", "0.0.0.0:", "8000 --privileged"])
 @pytest.mark.parametrize("target", ["run", "dev"])
 def test_a_bad_port_is_told_before_anything_happens(project: Path, bare_path: Path, target: str, port: str) -> None:
     for tool in ("docker", "uv"):
@@ -45,7 +45,7 @@ def test_a_bad_port_is_told_before_anything_happens(project: Path, bare_path: Pa
     assert not (project / "called").exists()
 
 
-@pytest.mark.parametrize("name", ["a b", "", "orders;id"])
+@pytest.mark.parametrize("name", ["a b", "", "a", "-x", "orders;id"])
 @pytest.mark.parametrize("target", ["run", "stop"])
 def test_a_bad_name_is_told_before_anything_happens(project: Path, bare_path: Path, target: str, name: str) -> None:
     (bare_path / "docker").write_text("#!/bin/sh\n[ $1 = info ] || touch called\n")

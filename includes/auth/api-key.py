@@ -102,7 +102,8 @@ def main(name: str) -> None:
             "such as: make api-key NAME=ci"
         )
     print(f"The key, shown only now; {name} sends it as X-API-Key:\n\n    {key}\n")
-    print(f"Its entry in API_KEYS, which is no secret:\n\n    {entry}")
+    print(f"Its entry in API_KEYS, which is no secret:\n\n    {entry}\n")
+    print("In .env: API_KEYS= and the entry, several with commas between them; then start again.")
 
 
 if __name__ == "__main__":
