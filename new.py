@@ -34,12 +34,24 @@ def main(destination: str, *arguments: str) -> int:
 
 def _record_origin(answers: Path) -> None:
     """Let colleagues update too: name the repository that this clone came from, not the clone."""
-    origin = subprocess.run(
-        ["git", "-C", str(CLONE), "remote", "get-url", "origin"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    if origin and answers.exists():
-        recorded = answers.read_text(encoding="utf-8")
-        answers.write_text(re.sub(r"(?m)^_src_path: .*$", lambda _: f"_src_path: {origin}", recorded), encoding="utf-8")
+    origin = _git("remote", "get-url", "origin")
+    if not answers.exists():
+        return
+    recorded = answers.read_text(encoding="utf-8")
+    if origin:
+        recorded = re.sub(r"(?m)^_src_path: .*$", lambda _: f"_src_path: {origin}", recorded)
+        answers.write_text(recorded, encoding="utf-8")
+    commit = yaml.safe_load(recorded)["_commit"]
+    if not _git("branch", "--remotes" if origin else "--all", "--contains", commit):
+        told = (
+            f"The template's commit {commit} is not in {origin or CLONE}: until it is, no update of the service works."
+        )
+        print(told, file=sys.stderr)
+
+
+def _git(*arguments: str) -> str:
+    """Return what git says of this clone, or nothing where it fails."""
+    return subprocess.run(["git", "-C", CLONE, *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

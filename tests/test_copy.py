@@ -8,7 +8,7 @@ from typing import Any
 import copier
 import pytest
 import yaml
-from conftest import ROOT, copy, files, run, snapshot
+from conftest import ROOT, commit, copy, files, run, snapshot
 
 EVERY_PROJECT = [
     ".copier-answers.yml",
@@ -120,6 +120,21 @@ def test_make_new_records_the_clones_origin(clone: Path, tmp_path: Path) -> None
     assert answers["_commit"]
     assert f"cd {tmp_path}/orders" in printed.stderr
     assert "make run" in printed.stderr
+    assert "no update of the service works" not in printed.stderr
+
+
+def test_make_new_says_that_the_origin_lacks_the_commit(clone: Path, tmp_path: Path) -> None:
+    commit(clone, "not pushed")
+    assert f"is not in {tmp_path}/snapshot: until it is" in make_new(clone, "../orders", "--defaults").stderr
+    run("git", "push", "--quiet", "origin", "HEAD:next", cwd=clone)
+    assert "no update of the service works" not in make_new(clone, "../shop", "--defaults").stderr
+
+
+def test_a_package_called_like_the_script_that_updates_it_works(render: Any) -> None:
+    project = render(package_name="update")
+    assert not (project / "update.py").exists()
+    assert run("make", "-n", "update", cwd=project).stdout.rstrip().endswith("--script update_template.py")
+    assert (project / "update_template.py").read_text() == (render() / "update.py").read_text()
 
 
 def test_make_new_without_an_origin_records_the_clone(clone: Path, tmp_path: Path) -> None:

@@ -112,7 +112,11 @@ def conflicts(project: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("version", RELEASES)
-@pytest.mark.parametrize("answers", [{}, NASTY, *SINGLE_ANSWERS], ids=lambda answers: "-".join(answers.values())[-40:])
+@pytest.mark.parametrize(
+    "answers",
+    [{}, NASTY, {"package_name": "update"}, *SINGLE_ANSWERS],
+    ids=lambda answers: "-".join(answers.values())[-40:],
+)
 def test_an_unedited_project_becomes_a_fresh_copy(
     start: Any, released: Any, version: str, answers: dict[str, str]
 ) -> None:

@@ -158,7 +158,7 @@ def copier_update(project: Path, arguments: tuple[str, ...]) -> str:
             "Copier can't update this project, and nothing was changed:"
             if untouched
             else "Copier stopped half-way; take back what it did with `git reset --hard`:",
-            *(f"  {line}" for line in told),
+            *(f"  {line.removeprefix('ValueError: ')}" for line in told),
         )
     _, heading, news = done.stderr.partition(CLOSING)[0].partition("\n## ")
     return heading + news
