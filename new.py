@@ -41,12 +41,11 @@ def _record_origin(answers: Path) -> None:
     if origin:
         recorded = re.sub(r"(?m)^_src_path: .*$", lambda _: f"_src_path: {origin}", recorded)
         answers.write_text(recorded, encoding="utf-8")
-    commit = yaml.safe_load(recorded)["_commit"]
-    if not _git("branch", "--remotes" if origin else "--all", "--contains", commit):
-        told = (
-            f"The template's commit {commit} is not in {origin or CLONE}: until it is, no update of the service works."
-        )
-        print(told, file=sys.stderr)
+    # None where the template was unpacked from an archive.
+    commit = yaml.safe_load(recorded).get("_commit")
+    if commit and not _git("branch", "--remotes" if origin else "--all", "--contains", commit):
+        place = origin or CLONE
+        print(f"The template's commit {commit} is not in {place}: until it is, no update works.", file=sys.stderr)
 
 
 def _git(*arguments: str) -> str:

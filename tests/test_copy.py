@@ -2,6 +2,7 @@
 
 import filecmp
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +121,20 @@ def test_make_new_records_the_clones_origin(clone: Path, tmp_path: Path) -> None
     assert answers["_commit"]
     assert f"cd {tmp_path}/orders" in printed.stderr
     assert "make run" in printed.stderr
-    assert "no update of the service works" not in printed.stderr
+    assert "no update works" not in printed.stderr
 
 
 def test_make_new_says_that_the_origin_lacks_the_commit(clone: Path, tmp_path: Path) -> None:
     commit(clone, "not pushed")
     assert f"is not in {tmp_path}/snapshot: until it is" in make_new(clone, "../orders", "--defaults").stderr
     run("git", "push", "--quiet", "origin", "HEAD:next", cwd=clone)
-    assert "no update of the service works" not in make_new(clone, "../shop", "--defaults").stderr
+    assert "no update works" not in make_new(clone, "../shop", "--defaults").stderr
+
+
+def test_make_new_works_in_an_unpacked_archive(clone: Path, tmp_path: Path) -> None:
+    shutil.rmtree(clone / ".git")
+    make_new(clone, tmp_path / "orders", "--defaults")
+    assert (tmp_path / "orders/Dockerfile").exists()
 
 
 def test_a_package_called_like_the_script_that_updates_it_works(render: Any) -> None:
