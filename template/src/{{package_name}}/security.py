@@ -1,5 +1,8 @@
 """The edge: security headers, allowed hosts and CORS."""
 
+import re
+from ipaddress import AddressValueError, IPv6Address
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -20,11 +23,40 @@ HEADERS = [
 ]
 
 
+# The name or address, and perhaps a port (RFC 9110, 7.2); a dot at the end is the DNS root.
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]{0,5})?")
+
+
+def host_of(scope: Scope) -> str | None:
+    """Return the host that a request or a WebSocket handshake is for, in lower case, without port.
+
+    An IPv6 address keeps its brackets. Empty if there is no Host, None if there is more than one
+    or a malformed one.
+    """
+    fields = [value for name, value in scope["headers"] if name == b"host"]
+    if not any(fields):
+        return ""
+    parts = _HOST.fullmatch(fields[0].decode("latin-1").lower())
+    if parts is None or len(fields) > 1:
+        return None
+    host = parts[1]
+    return host if host[0] != "[" or _is_ipv6(host[1:-1]) else None
+
+
+def _is_ipv6(address: str) -> bool:
+    try:
+        IPv6Address(address)
+    except AddressValueError:
+        return False
+    return True
+
+
 class AllowedHosts:
-    """ASGI middleware that answers 400 to a Host header that ALLOWED_HOSTS does not list."""
+    """ASGI middleware: 400 if a Host is malformed, or if ALLOWED_HOSTS does not list it."""
 
     def __init__(self, app: ASGIApp, hosts: list[str]) -> None:
         self.app = app
+        self.any = "*" in hosts
         self.hosts = frozenset(host.lower() for host in hosts if not host.startswith("*."))
         self.suffixes = tuple(host[1:].lower() for host in hosts if host.startswith("*."))
 
@@ -32,8 +64,10 @@ class AllowedHosts:
         app = self.app
         # Probes name a container by its address.
         if scope["type"] == "http" and not scope["path"].startswith(PROBES):
-            host = Headers(scope=scope).get("host", "").lower().rsplit(":", 1)[0]
-            if host not in self.hosts and not host.endswith(self.suffixes):
+            host = host_of(scope)
+            if host is None:
+                app = problem(Request(scope), 400, "The Host header is malformed")
+            elif not (self.any or host in self.hosts or host.endswith(self.suffixes)):
                 app = problem(Request(scope), 400, "This host is not served here")
         await app(scope, receive, send)
 
@@ -57,7 +91,7 @@ class NamedOrigins(CORSMiddleware):
 
 
 def protect(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Put around `app` what the settings ask for; by default no host is refused, each origin is."""
+    """Put around `app` what the settings ask for; by default any host is served, and no origin."""
     if settings.cors_origins:
         app = NamedOrigins(
             app,
@@ -66,6 +100,4 @@ def protect(app: ASGIApp, settings: Settings) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=["X-Request-ID"],
         )
-    if "*" not in settings.allowed_hosts:
-        app = AllowedHosts(app, settings.allowed_hosts)
-    return app
+    return AllowedHosts(app, settings.allowed_hosts)
