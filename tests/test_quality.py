@@ -36,7 +36,7 @@ def test_the_readmes_first_resource_passes_make_check(installed: Path, tmp_path:
     (project / "src/my_service/orders/__init__.py").touch()
     (project / "src/my_service/orders/routes.py").write_text(textwrap.dedent(module).rstrip("\n") + "\n")
     app = project / "src/my_service/app.py"
-    text = app.read_text().replace("from .settings", f"{imported}\nfrom .settings", 1)
+    text = app.read_text().replace("\n# Yours:\n", f"\n# Yours:\n{imported}\n")
     app.write_text(text.replace("    # Yours:\n", f"    # Yours:\n    {included}\n"))
     run("make", "check", cwd=project)
     described = "from my_service.app import create_app; print(*create_app().openapi()['paths'])"

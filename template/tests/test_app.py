@@ -2,11 +2,17 @@
 
 from typing import Any
 
+import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 
 
-def test_what_is_below_v1_comes_before_the_probes(app: FastAPI) -> None:
+@pytest.fixture
+def app(bare: FastAPI) -> FastAPI:
+    return bare
+
+
+def test_business_routes_come_before_the_probes(app: FastAPI) -> None:
     router = APIRouter(prefix="/v1/test-of-the-order")
 
     @router.get("")
@@ -20,7 +26,7 @@ def test_what_is_below_v1_comes_before_the_probes(app: FastAPI) -> None:
     assert paths.index("/v1/test-of-the-order") < paths.index("/health/live")
 
 
-def test_a_route_for_every_path_hides_no_probe(app: FastAPI) -> None:
+def test_a_catch_all_route_hides_no_probe(app: FastAPI) -> None:
     @app.get("/{path:path}")
     async def everything(path: str) -> dict[str, Any]:
         return {"path": path}

@@ -11,9 +11,16 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
 from my_service import auth, settings
-from my_service.app import create_app
+from my_service.app import chassis
 
 from . import callers
+
+pytestmark = pytest.mark.usefixtures("own_checks")
+
+
+@pytest.fixture
+def app(bare: FastAPI) -> FastAPI:
+    return bare
 
 
 @pytest.fixture
@@ -79,11 +86,11 @@ def test_keys_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a caller changes keys, both are known, each by its name."""
     entries = f"{callers.entry('ci-1', 'old')}, {callers.entry('ci-2', 'new')}"
     monkeypatch.setenv("API_KEYS", entries)
-    client = TestClient(create_app())
+    client = TestClient(chassis(settings.Settings()))
     for key, name in (("old", "ci-1"), ("new", "ci-2")):
         assert client.get("/v1/me", headers=callers.credential(key)).json() == {"id": name}
     monkeypatch.setenv("API_KEYS", callers.entry("ci-2", "new"))
-    client = TestClient(create_app())
+    client = TestClient(chassis(settings.Settings()))
     assert client.get("/v1/me", headers=callers.credential("old")).status_code == 401
 
 
@@ -91,7 +98,7 @@ def test_no_keys_is_warned_of_and_lets_nobody_in(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("API_KEYS", "")
-    with TestClient(create_app()) as client:
+    with TestClient(chassis(settings.Settings())) as client:
         assert "API_KEYS is not set" in capsys.readouterr().out
         for headers in ({}, {"X-API-Key": ""}, callers.credential()):
             assert client.get("/v1/me", headers=headers).status_code == 401
@@ -170,7 +177,7 @@ def test_a_new_key_is_printed_once_with_its_entry(monkeypatch: pytest.MonkeyPatc
     assert len(key) > 40
     assert key not in entry
     monkeypatch.setenv("API_KEYS", entry)
-    client = TestClient(create_app())
+    client = TestClient(chassis(settings.Settings()))
     assert client.get("/v1/me", headers=callers.credential(key)).json() == {"id": "ci"}
     assert client.get("/v1/me", headers=callers.credential(other)).status_code == 401
 

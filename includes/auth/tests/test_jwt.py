@@ -18,9 +18,11 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
 from my_service import auth, health, jwks, settings
-from my_service.app import create_app
+from my_service.app import chassis
 
 from . import callers
+
+pytestmark = pytest.mark.usefixtures("own_checks")
 
 CHALLENGE = f'Bearer realm="{auth.__package__}"'
 
@@ -40,7 +42,7 @@ def serve() -> Iterator[Callable[[], TestClient]]:
     clients: list[TestClient] = []
 
     def start() -> TestClient:
-        clients.append(TestClient(create_app()).__enter__())
+        clients.append(TestClient(chassis(settings.Settings())).__enter__())
         return clients[-1]
 
     yield start
@@ -232,7 +234,9 @@ def test_what_is_for_everybody_stays_open(client: TestClient) -> None:
 
 
 @pytest.fixture
-def app(app: FastAPI) -> FastAPI:
+def app(bare: FastAPI) -> FastAPI:
+    app = bare
+
     @app.get("/v1/test-orders", dependencies=[auth.required])
     async def list_orders() -> list[str]:
         return []
