@@ -16,6 +16,10 @@ router = APIRouter(prefix="/health", tags=["health"])
 checks: dict[str, Check] = {}
 
 
+class NotReadyError(Exception):
+    """Why a check fails, in words that /health/ready may show to anybody."""
+
+
 class Health(BaseModel):
     status: str = "ok"
     checks: list[str] | None = None
@@ -42,18 +46,21 @@ async def live() -> Health:
 @router.get("/ready")
 async def ready(request: Request) -> Health:
     """Answers 503, naming what fails, while the service should get no requests."""
-    passed = await asyncio.gather(*(_passes(name, request) for name in checks))
-    failing = [name for name, ok in zip(checks, passed, strict=True) if not ok]
+    failures = await asyncio.gather(*(_failure(name, request) for name in checks))
+    failing = [failure for failure in failures if failure]
     if failing:
         raise HTTPException(503, f"Failing: {', '.join(failing)}")
     return Health(checks=list(checks))
 
 
-async def _passes(name: str, request: Request) -> bool:
+async def _failure(name: str, request: Request) -> str | None:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
             await checks[name](request)
+    except NotReadyError as reason:
+        logger.warning("readiness check failed", check=name, error=str(reason))
+        return f"{name} ({reason})"
     except Exception as error:
         logger.warning("readiness check failed", check=name, error=repr(error))
-        return False
-    return True
+        return name
+    return None
