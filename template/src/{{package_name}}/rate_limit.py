@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address, IPv6Network, ip_address
 
-from fastapi import Depends, HTTPException, Request, Response
+from fastapi import Depends, HTTPException, Response
 from fastapi.params import Depends as Dependency
+from fastapi.requests import HTTPConnection
 
 from .cache import PREFIX, Cache
 
@@ -24,37 +25,41 @@ return {math.floor((window - whole) / interval), whole}
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
-def client_of(request: Request) -> str:
-    """Return whom a request counts for: its caller where that is known, else its address.
+def client_of(connection: HTTPConnection) -> str:
+    """Return whom a request counts for: its caller if that is known, else its address.
 
-    A dependency that ran before leaves the caller in `request.state.caller`. Of an IPv6
+    A dependency that ran before leaves the caller in `connection.state.caller`. Of an IPv6
     address the network counts, since a client has all addresses in it.
     """
-    if caller := getattr(request.state, "caller", None):
+    if caller := getattr(connection.state, "caller", None):
         return f"caller:{caller}"
-    host = request.client.host if request.client else ""
     try:
-        address = IPv6Address(host)
+        address = ip_address(connection.client.host if connection.client else "")
     except ValueError:
-        return host
-    return str(address.ipv4_mapped or IPv6Network((int(address), 64), strict=False))
+        # A Unix socket, or an X-Forwarded-For of anything: all such count together.
+        return "address:unknown"
+    if isinstance(address, IPv6Address):
+        network = IPv6Network((int(address), 64), strict=False)
+        return f"address:{address.ipv4_mapped or network}"
+    return f"address:{address}"
 
 
 def rate_limit(
-    name: str, times: int, *, seconds: int, client: Callable[[Request], str] = client_of
+    name: str, times: int, *, seconds: int, client: Callable[..., str] = client_of
 ) -> Dependency:
     """Make a dependency of a route that allows each client `times` requests in `seconds`.
 
     They may come at once; then one more is allowed every `seconds / times`. Limits of one
-    name and size count together, wherever they stand. A request too many is answered 429.
+    name and size count together, wherever they stand. A request too many gets a 429, and so
+    does the handshake of a WebSocket. `client` gets the request, or the HTTPConnection.
     """
     key = f"{PREFIX}limit:{name}:{times}/{seconds}:"
     window = seconds * 1_000_000
     interval = window // times
 
-    async def take(request: Request, response: Response) -> None:
-        cache: Cache = request.app.state.cache
-        keys, args = [key + client(request)], [interval, window]
+    async def take(connection: HTTPConnection, response: Response) -> None:
+        cache: Cache = connection.app.state.cache
+        keys, args = [key + client(connection)], [interval, window]
         taken = await cache.attempt(
             "limit", lambda redis: redis.register_script(TAKE)(keys=keys, args=args)
         )
