@@ -1,9 +1,15 @@
 # Every command of the template repository; `make` alone lists them.
 # They need Python 3.11 or newer, git and make; the rest they set up themselves.
 
+# What is given to make is text: recipes read "$$DEST", and make expands no `$(...)` in it.
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),\
+	$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
+
 # uv from the PATH, else a private one that `make` fetches with pip.
-UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
+UV := $(if $(shell command -v uv 2>/dev/null),uv,.tools/bin/uv)
 RUN := $(UV) run --quiet
+# With the words of ARGS as further arguments.
+WITH_ARGS := sh template/ops/with-args.sh
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
@@ -17,8 +23,8 @@ help: ## Show this list
 		/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 new: $(UV) ## Write a new service to DEST=../my-service (ARGS="--defaults" asks nothing)
-	@test -n '$(DEST)' || { echo "where to? for example: make new DEST=../my-service" >&2; exit 1; }
-	@$(RUN) --no-default-groups new.py '$(DEST)' $(ARGS)
+	@test -n "$$DEST" || { echo "where to? for example: make new DEST=../my-service" >&2; exit 1; }
+	@$(WITH_ARGS) $(RUN) --no-default-groups new.py "$$DEST"
 
 ##@ Work on the template
 
@@ -26,16 +32,19 @@ new: $(UV) ## Write a new service to DEST=../my-service (ARGS="--defaults" asks 
 check: $(UV) ## Check the style of the template's own code
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) shellcheck .ci/run .ci/prepare tests/standins/*.sh
+	$(RUN) shellcheck -x .ci/run .ci/prepare tests/standins/*.sh template/ops/with-args.sh
 
 test: $(UV) ## Run the tests (ARGS="tests/test_copy.py"); what needs Docker is skipped where none answers
-	$(RUN) pytest $(ARGS)
+	$(WITH_ARGS) $(RUN) pytest
 
 test-all: ## Run the tests, and fail where no Docker engine answers
 	REQUIRE_DOCKER=1 $(MAKE) test
 
 bench: $(UV) ## Measure against a bare application, and write benchmarks/README.md (ARGS="throughput")
-	for part in $(or $(ARGS),image throughput metrics items); do $(RUN) --group bench benchmarks/$$part.py || exit 1; done
+	for part in $${ARGS:-image throughput metrics items}; do $(RUN) --group bench "benchmarks/$$part.py" || exit 1; done
+
+.PHONY: uv
+uv:
 
 .tools/bin/uv:
 	@command -v python3 >/dev/null || { echo "python3 is not installed: see https://www.python.org/downloads/" >&2; exit 1; }

@@ -25,6 +25,13 @@ EVERY_PROJECT = [
     "compose.yaml",
     "pyproject.toml",
     "update.py",
+    "ops/check.sh",
+    "ops/compose.sh",
+    "ops/container.sh",
+    "ops/project.sh",
+    "ops/publish.sh",
+    "ops/with-args.sh",
+    "ops/words.sh",
     "src/my_service/__init__.py",
     "src/my_service/__main__.py",
     "src/my_service/app.py",
@@ -84,8 +91,8 @@ def test_nothing_is_left_unrendered(render: Any) -> None:
     for path in render().rglob("*"):
         assert "{{" not in str(path)
         if path.is_file():
-            # A workflow's own expressions stay: ${{ ... }}.
-            assert not re.search(r"(?<!\$){{|{%|{#", path.read_text()), path
+            # Expressions of workflows stay, ${{ ... }}, and those of Docker, {{.Name}}.
+            assert not re.search(r"(?<!\$){{(?!\.)|{%|{#", path.read_text()), path
 
 
 def test_two_copies_are_the_same(template: Path, render: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
@@ -35,9 +36,9 @@ def base_image(project: Path) -> str:
 
 @pytest.fixture
 def project(template: Path, answers: dict[str, str], tmp_path: Path) -> Path:
-    """A fresh project, to change and to build at will."""
-    copy(template, tmp_path / "nasty-service", **answers)
-    return tmp_path / "nasty-service"
+    """A fresh project, to change and to build at will, in a folder that breaks what quotes it carelessly."""
+    copy(template, tmp_path / "nasty 'service' $(id) ü", **answers)
+    return tmp_path / "nasty 'service' $(id) ü"
 
 
 @pytest.fixture
@@ -328,6 +329,45 @@ def test_run_again_replaces_the_container_and_stop_again_is_no_error(made: Any) 
     assert "make run" in made("logs").stdout
 
 
+def test_two_runs_at_once_end_with_one_container(made: Any, project: Path) -> None:
+    made("build")
+    ports = [str(free_port()) for _ in range(3)]
+    names = (f"NAME={made.prefix}orders", f"IMAGE={made.prefix}image")
+    running = [subprocess.Popen(["make", "run", *names, f"PORT={port}"], cwd=project) for port in ports]
+    assert [process.wait(120) for process in running] == [0, 0, 0]
+    listed = run("docker", "ps", "--all", "--format", "{{.Names}}", "--filter", f"name={made.prefix}").stdout
+    assert listed == f"{made.prefix}orders\n"
+    bound = inspect(f"{made.prefix}orders")["HostConfig"]["PortBindings"]["8000/tcp"][0]["HostPort"]
+    assert get(f"http://127.0.0.1:{bound}/health/live").status_code == 200
+
+
+def test_an_interrupted_run_leaves_the_container_that_it_was_to_replace(made: Any, project: Path) -> None:
+    port = str(free_port())
+    made("run", PORT=port)
+    first = inspect(made.prefix + "orders")["Id"]
+    names = (f"NAME={made.prefix}orders", f"IMAGE={made.prefix}image", f"PORT={port}")
+    # A group of its own, as a terminal has.
+    running = subprocess.Popen(["make", "run", *names], cwd=project, start_new_session=True)
+
+    def set_aside() -> None:
+        assert not run("docker", "ps", "--quiet", "--filter", f"name={made.prefix}orders$").stdout
+
+    eventually(set_aside)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(60) != 0
+    assert inspect(made.prefix + "orders")["Id"] == first
+    assert get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+    assert run("docker", "ps", "--all", "--quiet", "--filter", f"name={made.prefix}").stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022])
+def test_a_clone_of_any_umask_gives_an_image_that_starts(project: Path, build: Any, umask: int) -> None:
+    for path in [project, *project.rglob("*")]:
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+    with container(build(project), *HARDENED) as (_, url):
+        assert get(f"{url}/health/ready").status_code == 200
+
+
 @pytest.fixture
 def taken_port() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -410,6 +450,37 @@ def test_up_shows_why_a_container_ended(compose: Path) -> None:
     assert "MAX_BODY_BYTES: Input should be a valid integer" in failed.stdout
 
 
+WORKER = """
+  worker:
+    image: nasty-service:compose
+    command: [python, -c, "{program}"]
+    healthcheck:
+      disable: true
+"""
+
+
+def add_worker(project: Path, program: str) -> None:
+    with (project / "compose.yaml").open("a") as compose:
+        compose.write(WORKER.replace("{program}", program))
+
+
+def test_up_works_with_a_service_that_has_no_health_check(compose: Path) -> None:
+    (compose / ".env").write_text(f"PORT={free_port()}\n")
+    add_worker(compose, "import time; time.sleep(600)")
+    assert "answers at" in run("make", "up", cwd=compose).stdout
+    assert "answers at" in run("make", "up", cwd=compose).stdout
+    running = run("docker", "compose", "ps", "--services", cwd=compose).stdout.split()
+    assert sorted(running) == ["service", "worker"]
+
+
+def test_up_says_which_other_service_ended(compose: Path) -> None:
+    (compose / ".env").write_text(f"PORT={free_port()}\n")
+    add_worker(compose, "raise SystemExit('no queue')")
+    failed = run("make", "up", cwd=compose, check=False)
+    assert failed.returncode != 0
+    assert "no queue" in failed.stdout
+
+
 def test_every_grace_period_is_longer_than_the_stop(image: str, project: Path) -> None:
     """Of plain `docker stop`, of `make run` and of compose."""
     program = (
@@ -420,7 +491,7 @@ def test_every_grace_period_is_longer_than_the_stop(image: str, project: Path) -
     )
     longest = float(run("docker", "run", "--rm", image, "python", "-c", program).stdout)
     assert longest > 3
-    (of_make,) = re.findall(r"--stop-timeout (\d+)", (project / "Makefile").read_text())
+    (of_make,) = re.findall(r"--stop-timeout (\d+)", (project / "ops/container.sh").read_text())
     of_compose = yaml.safe_load((project / "compose.yaml").read_text())["services"]["service"]["stop_grace_period"]
     graces = {"docker stop": 10, "make run": int(of_make), "compose": int(of_compose.removesuffix("s"))}
     assert {name: seconds for name, seconds in graces.items() if seconds <= longest} == {}

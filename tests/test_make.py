@@ -3,13 +3,15 @@
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import run
 
 # What `make` itself and its recipes need.
-BASICS = ["sh", "sed", "tail", "awk", "git", "env", "make", "dirname", "readlink", "tr"]
+BASICS = ["sh", "sed", "tail", "awk", "git", "env", "make", "dirname", "readlink", "tr", "xargs"]
 
 
 @pytest.fixture
@@ -76,3 +78,124 @@ def test_no_uv_and_no_python_is_told_in_one_line(project: Path, bare_path: Path)
     failed = run("make", "lock", cwd=project, env={"PATH": str(bare_path)}, check=False)
     assert failed.returncode != 0
     assert failed.stderr.splitlines()[0].startswith("python3 is not installed: see ")
+
+
+# --- Variables are text -----------------------------------------------------------------------------------------------
+
+EVIL = [
+    "x; touch pwned; $(shell touch pwned) $(touch pwned) `touch pwned` && touch pwned | touch pwned",
+    "x'; touch pwned; $(shell touch pwned) '",
+    'x"; touch pwned; `touch pwned`; $(shell touch pwned) "',
+    "x\ntouch pwned\n",
+]
+VARIABLES = {
+    "build": ["IMAGE", "ARGS", "VERSION", "REVISION", "DOCKER"],
+    "run": ["NAME", "PORT", "IMAGE", "ARGS", "APP_ENV", "LOG_LEVEL", "DOCKER", "DATABASE_URL"],
+    "stop": ["NAME", "DOCKER"],
+    "probe": ["NAME", "DOCKER"],
+    "logs": ["NAME", "DOCKER"],
+    "up": ["PORT", "APP_ENV", "LOG_LEVEL", "DOCKER"],
+    "down": ["ARGS", "DOCKER"],
+    "publish": ["ARGS", "TAG", "SOURCE", "VERSION", "REPOSITORY", "DOCKER"],
+    "sign": ["REPOSITORY"],
+    "deploy": ["OVERLAY", "IMAGE"],
+    "test": ["ARGS"],
+    "lock": ["ARGS"],
+    "update": ["ARGS"],
+    "dev": ["PORT"],
+    "migration": ["m"],
+    "api-key": ["NAME"],
+}
+STUB = """#!/bin/sh
+for argument; do printf '%s\\0' "$argument"; done >>"$CALLS"
+printf '\\n' >>"$CALLS"
+case $1 in ps) echo 1a2b ;; exec) echo '{"status":"ok"}' ;; esac
+"""
+
+
+@pytest.fixture
+def called(bare_path: Path, render: Callable[..., Path]) -> Callable[..., list[list[str]]]:
+    """Return `called(target, way, NAME=…)`: what make calls, by stand-ins for each tool, in a folder with a bad name."""
+    for name in ("docker", "uv", "kubectl", "cosign"):
+        (bare_path / name).write_text(STUB)
+        (bare_path / name).chmod(0o755)
+    for name in ("sleep", "seq", "head", "mkdir", "chmod", "mktemp", "rm", "cat", "touch", "cp", "grep"):
+        (bare_path / name).symlink_to(str(shutil.which(name)))
+    folder = bare_path.parent / 'o\'neil "x" ;touch pwned; $(touch pwned) ü'
+    shutil.copytree(render(database="postgresql", auth="api-key", deploy="kubernetes"), folder)
+    (folder / "dist").mkdir()
+    (folder / "dist/image.json").write_text('{"containerimage.digest": "sha256:ab"}')
+    calls = bare_path.parent / "calls"
+
+    def make(target: str, way: str = "command line", **variables: str) -> list[list[str]]:
+        calls.write_text("")
+        given = [f"{name}={value}" for name, value in variables.items()] if way == "command line" else []
+        environment = {**(variables if way == "environment" else {}), "PATH": str(bare_path), "CALLS": str(calls)}
+        run("make", target, *given, cwd=folder, env=environment, check=False)
+        assert not list(bare_path.parent.rglob("pwned"))
+        return [line.split("\0") for line in calls.read_text().split("\0\n") if line]
+
+    return make
+
+
+@pytest.mark.parametrize("way", ["command line", "environment"])
+@pytest.mark.parametrize(("target", "variable"), [(target, name) for target in VARIABLES for name in VARIABLES[target]])
+def test_no_variable_runs_a_command(called: Any, target: str, variable: str, way: str) -> None:
+    for value in EVIL:
+        called(target, way, **{variable: value})
+
+
+@pytest.mark.parametrize("way", ["command line", "environment"])
+def test_a_variable_arrives_as_it_was_given(called: Any, way: str) -> None:
+    text = """it's "a price"; $(x) `y` $z *"""
+    assert called("migration", way, m=text)[1][-1] == text
+    assert called("build", way, IMAGE=text)[-1][1:3] == ["--tag", text]
+    assert ["--env", "APP_ENV"] in [
+        line[i : i + 2] for line in called("run", way, APP_ENV=text) for i in range(len(line))
+    ]
+    assert "-it's" in called("api-key", "command line", NAME="-it's")[-1]
+    assert called("api-key", "environment", NAME="the machine's")[-1][-1] == ""
+
+
+def test_args_are_words_and_quotes_group_them(called: Any) -> None:
+    words = ["-k", "a or b", "it's", "$(id)", ";", "`id`", "*", "", "ü"]
+    given = """-k 'a or b' "it's" $(id) ; `id` * '' ü"""
+    assert called("test", ARGS=given) == [["run", "pytest", *words]]
+    assert called("lock", ARGS=given) == [["lock", *words]]
+    assert called("build", ARGS=given)[-1][-len(words) - 1 :] == [*words, "."]
+    ran = [line for line in called("run", IMAGE="desk:1", ARGS=given) if line[0] == "run"]
+    assert [line[-len(words) - 1 :] for line in ran] == [[*words, "desk:1"]]
+    assert called("down", ARGS=given)[-1] == ["compose", "down", *words]
+
+
+@pytest.mark.parametrize("text", ["-k 'a", 'a "b', "it's"])
+def test_args_with_half_a_quote_are_refused(project: Path, text: str) -> None:
+    refused = run("make", "test", f"ARGS={text}", cwd=project, check=False)
+    assert refused.returncode != 0
+    assert refused.stderr.splitlines()[0] == f"ARGS has a quote or a backslash without its other half: {text}"
+
+
+def test_a_port_in_env_is_text(project: Path, bare_path: Path) -> None:
+    for tool in ("docker", "uv"):
+        (bare_path / tool).write_text("#!/bin/sh\n[ $1 = info ] || echo called\n")
+        (bare_path / tool).chmod(0o755)
+    for value in ("$(touch pwned)", "`touch pwned`", ";touch pwned", "'8000;touch pwned'", '"$(shell touch pwned)"'):
+        (project / ".env").write_text(f"PORT={value}\nAPP_ENV={value}\n")
+        for target in ("run", "dev"):
+            failed = run("make", target, cwd=project, env={"PATH": str(bare_path)}, check=False)
+            assert failed.stderr.startswith("PORT is a number such as 8000")
+        assert not (project / "pwned").exists()
+
+
+def test_make_works_where_the_folder_of_uv_has_a_space(project: Path, tmp_path: Path) -> None:
+    tools = tmp_path / "my tools"
+    tools.mkdir()
+    (tools / "uv").symlink_to(str(shutil.which("uv")))
+    run("make", "lock", cwd=project, env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"})
+    assert (project / "uv.lock").exists()
+    assert not (project / ".uv").exists()
+
+
+def test_a_project_in_a_folder_with_any_name_passes_its_checks(render: Any, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(render(), tmp_path / 'o\'neil "x" ;$(id) ü'))
+    run("make", "check", "ARGS=-k 'health or settings' --no-cov", cwd=project)

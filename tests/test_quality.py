@@ -67,6 +67,20 @@ def test_its_files_pass_their_own_linters(render: Any) -> None:
     run("yamllint", "--strict", "--config-data", YAML_RULES, "compose.yaml", ".pre-commit-config.yaml", cwd=project)
 
 
+@pytest.mark.parametrize("answers", [{}, {"database": "sqlite", "deploy": "kubernetes"}], ids=str)
+def test_its_scripts_pass_shellcheck(render: Any, answers: dict[str, str]) -> None:
+    run("shellcheck", "-x", *sorted(render(**answers).glob("ops/*.sh")))
+
+
+def test_its_recipes_are_short(render: Any) -> None:
+    """Longer logic is a script in ops/, where a variable is text."""
+    recipes = re.findall(
+        r"(?m)^\S+:.*\n((?:\t.*\n)+)", (render(database="postgresql", deploy="kubernetes") / "Makefile").read_text()
+    )
+    assert recipes
+    assert [recipe for recipe in recipes if recipe.count("\n") > 3 and "alembic" not in recipe] == []
+
+
 YAML_RULES = "{extends: default, rules: {document-start: disable, line-length: {max: 100}}}"
 
 

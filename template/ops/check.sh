@@ -1,0 +1,32 @@
+#!/bin/sh
+# Say in one line what keeps a command from working: `check.sh docker|compose|name|port`.
+set -eu
+# shellcheck source-path=SCRIPTDIR source=project.sh
+. "${0%/*}/project.sh"
+
+check_docker() {
+    command -v "${engine%% *}" >/dev/null ||
+        fail "$engine is not installed: see https://docs.docker.com/get-docker/, or take DOCKER=podman"
+    engine info >/dev/null 2>&1 || fail "no Docker engine answers: start Docker, or ask for access to its socket"
+}
+
+check_compose() {
+    engine compose version >/dev/null 2>&1 ||
+        fail "$engine compose is missing: see https://docs.docker.com/compose/install/"
+}
+
+check_name() {
+    case $name in
+    '' | ? | [!A-Za-z0-9]* | *[!A-Za-z0-9_.-]*) fail "NAME is the container's name, such as $project-test" ;;
+    esac
+}
+
+check_port() {
+    number=${port##*:}
+    case $number in '' | *[!0-9]* | ??????*) number=0 ;; esac
+    if [ "$number" -lt 1 ] || [ "$number" -gt 65535 ]; then
+        fail "PORT is a number such as 8000 (1 to 65535), or an address and one such as 0.0.0.0:8000"
+    fi
+}
+
+"check_$1"

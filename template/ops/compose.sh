@@ -1,0 +1,51 @@
+#!/bin/sh
+# What `make up`, `down` and the password of compose's PostgreSQL are.
+set -eu
+# shellcheck source-path=SCRIPTDIR source=project.sh
+. "${0%/*}/project.sh"
+# shellcheck source-path=SCRIPTDIR source=words.sh
+. "${0%/*}/words.sh"
+
+up() {
+    engine compose up --build --detach || failed
+    # Of the service alone: some versions of compose can't wait for one without a health check, such as a worker.
+    engine compose up --detach --no-deps --no-recreate --wait service || failed
+    ended=$(engine compose ps --all --format '{{.Service}} {{.State}} {{.ExitCode}}' |
+        sed -n 's/ exited [1-9][0-9]*$//p; s/ restarting .*//p')
+    [ -z "$ended" ] || failed "$ended"
+    echo "it answers at http://$(engine compose port service 8000)/docs"
+}
+
+failed() {
+    # shellcheck disable=SC2086
+    engine compose logs --tail 20 ${1-}
+    exit 1
+}
+
+# down [ARGUMENT...]
+down() {
+    engine compose down "$@"
+}
+
+# The folder is yours alone; the files are for the containers' users, whoever they are.
+secrets() {
+    volume=${COMPOSE_PROJECT_NAME:-$project}_postgres
+    if engine volume inspect "$volume" >/dev/null 2>&1; then
+        echo "the password of this project's PostgreSQL was in .secrets, which is gone: bring it back," >&2
+        fail "or delete the data with '$engine volume rm $volume'"
+    fi
+    mkdir -p .secrets && chmod 700 .secrets
+    umask 022
+    password=$(LC_ALL=C tr -dc A-Za-z0-9 </dev/urandom | head -c 40)
+    printf %s "$password" >.secrets/POSTGRES_PASSWORD
+    printf %s "postgresql://postgres:$password@postgres:5432/$package" >.secrets/DATABASE_URL
+}
+
+command=$1
+case $command in
+down)
+    words=$(words "${ARGS-}")
+    eval "down $words"
+    ;;
+*) "$command" ;;
+esac
