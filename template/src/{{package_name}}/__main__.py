@@ -28,7 +28,7 @@ def main() -> None:
     import structlog
     import uvicorn
 
-    from . import server
+    from . import server, sockets
 
     structlog.get_logger().info("starting", app_env=config.app_env, log_level=config.log_level)
     uvicorn.run(
@@ -37,6 +37,8 @@ def main() -> None:
         host=config.host,
         port=config.port,
         http=server.Protocol,
+        ws=sockets.Protocol,
+        ws_max_size=config.max_body_bytes,
         reload="--reload" in sys.argv[1:],
         log_config=None,
         access_log=False,

@@ -6,14 +6,18 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.exception_handlers import http_exception_handler
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import ALL_METHODS
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# As nginx has it.
+CLIENT_CLOSED_REQUEST = 499
 
 
 class FieldError(BaseModel):
@@ -49,7 +53,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def problem(
-    request: Request,
+    request: HTTPConnection,
     status: int,
     detail: str | None = None,
     *,
@@ -73,6 +77,8 @@ def problem(
 
 
 async def on_http_exception(request: Request, error: HTTPException) -> Response:
+    if isinstance(error.__cause__, ClientDisconnect):
+        return await on_disconnect(request, error.__cause__)
     if error.status_code < 400:
         return await http_exception_handler(request, error)
     headers = dict(error.headers) if error.headers else None
@@ -85,12 +91,19 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
     return problem(request, error.status_code, str(detail), headers=headers)
 
 
-async def on_invalid_request(request: Request, error: RequestValidationError) -> Response:
+async def on_invalid_request(
+    request: HTTPConnection, error: RequestValidationError | WebSocketRequestValidationError
+) -> Response:
     # Never the input: it may be a secret.
     errors = [
         FieldError(pointer=_pointer(fault["loc"]), detail=fault["msg"]) for fault in error.errors()
     ]
     return problem(request, 422, "The request does not fit its schema", members={"errors": errors})
+
+
+async def on_disconnect(request: Request, error: ClientDisconnect) -> Response:
+    # For the log; nobody reads it.
+    return problem(request, CLIENT_CLOSED_REQUEST)
 
 
 async def on_crash(request: Request, error: Exception) -> Response:
@@ -140,6 +153,8 @@ def install(app: FastAPI) -> None:
     """Make every error of `app` a problem document."""
     app.add_exception_handler(HTTPException, on_http_exception)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, on_invalid_request)  # type: ignore[arg-type]
+    app.add_exception_handler(WebSocketRequestValidationError, on_invalid_request)  # type: ignore[arg-type]
+    app.add_exception_handler(ClientDisconnect, on_disconnect)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, on_crash)
 
 

@@ -3,12 +3,26 @@
 import asyncio
 import json
 import logging
+import os
+import select
 import sys
+import threading
+import time
+from functools import lru_cache
 from typing import Any, BinaryIO, Literal, cast
 
 import orjson
 import structlog
-from structlog.typing import Processor
+from prometheus_client import Counter
+from structlog.typing import FilteringBoundLogger, Processor
+
+DROPPED = Counter("log_lines_dropped", "Log lines that stdout did not take.")
+
+# What may wait for a stdout that stalls; lines beyond it are dropped.
+MOST_WAITING_BYTES = 4 * 1024 * 1024
+RETRY_SECONDS = 0.02
+# How long the end of the process waits for stdout.
+END_SECONDS = 1.0
 
 
 def configure(level: str, form: Literal["json", "console"]) -> None:
@@ -19,63 +33,179 @@ def configure(level: str, form: Literal["json", "console"]) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    logger_factory: structlog.BytesLoggerFactory | structlog.PrintLoggerFactory
     if form == "json":
         shared.append(structlog.processors.format_exc_info)
-        logger_factory = structlog.BytesLoggerFactory()
         render: Processor = structlog.processors.JSONRenderer(serializer=_dumps)
-        render_text: Processor = structlog.processors.JSONRenderer(
-            serializer=lambda event, **options: _dumps(event, **options).decode()
-        )
     else:
-        logger_factory = structlog.PrintLoggerFactory()
-        render = render_text = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
-    structlog.configure(
-        processors=[*shared, render],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=logger_factory,
-    )
+        render = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
 
-    handler = logging.StreamHandler(sys.stdout)
+    handler = LineHandler(stdout())
+    structlog.configure(
+        processors=[*shared, render, _encode],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=lambda *_: structlog.BytesLogger(cast(BinaryIO, stdout())),
+    )
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render_text],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                render,
+                lambda logger, name, line: _encode(logger, name, line).decode(),
+            ],
         )
     )
+    handler.addFilter(_is_news)
     logging.basicConfig(handlers=[handler], level=threshold, force=True)
 
 
-def request_logger(form: Literal["json", "console"]) -> structlog.typing.FilteringBoundLogger:
+def request_logger(form: Literal["json", "console"]) -> FilteringBoundLogger:
     """Return the logger for the line of each request, once `configure` was called."""
-    if form == "console":
-        return cast(structlog.typing.FilteringBoundLogger, structlog.get_logger().bind())
-    output = structlog.BytesLogger(cast(BinaryIO, HeldOutput(sys.stdout.buffer)))
-    return cast(structlog.typing.FilteringBoundLogger, structlog.wrap_logger(output).bind())
+    logger = structlog.get_logger()
+    if form == "json":
+        held = cast(BinaryIO, HeldOutput(stdout()))
+        logger = structlog.wrap_logger(structlog.BytesLogger(held))
+    return cast(FilteringBoundLogger, logger.bind())
 
 
-class HeldOutput:
-    """A file that writes the lines of one turn of the event loop together, by one system call."""
+def mark_as_logged(error: BaseException) -> None:
+    """Keep the line that the server would write for `error` out of the log."""
+    vars(error)["is_logged"] = True
+
+
+class Output:
+    """Writes lines to a file, and never waits for one that is full or gone."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.lines: list[bytes] = []
+        self.waiting = bytearray()
+        self.lock = threading.Lock()
+        self.retry: asyncio.TimerHandle | None = None
+        try:
+            self.descriptor: int | None = file.fileno()
+        except OSError:
+            # What tests put in the place of stdout.
+            self.descriptor = None
 
     def write(self, line: bytes) -> None:
         self.lines.append(line)
-        if len(self.lines) == 1:
+
+    def flush(self) -> None:
+        """Write what the file takes at once; the rest follows."""
+        with self.lock:
+            self._collect()
+            try:
+                self._write()
+            except (OSError, ValueError):
+                # Gone, or closed here.
+                DROPPED.inc(self.waiting.count(b"\n"))
+                self.waiting.clear()
+            if self.waiting and self.retry is None:
+                self._retry_later()
+
+    def finish(self) -> None:
+        """Write everything, but give up after END_SECONDS."""
+        deadline = time.monotonic() + END_SECONDS
+        self.flush()
+        while self.waiting and time.monotonic() < deadline:
+            time.sleep(0.01)
+            self.flush()
+
+    def _collect(self) -> None:
+        # Other threads may append meanwhile.
+        count = len(self.lines)
+        new = b"".join(self.lines[:count])
+        del self.lines[:count]
+        if self.waiting and len(self.waiting) + len(new) > MOST_WAITING_BYTES:
+            DROPPED.inc(count)
+        else:
+            self.waiting += new
+
+    def _write(self) -> None:
+        if self.descriptor is None:
+            if self.waiting:
+                self.file.write(self.waiting)
+            self.waiting.clear()
+            return
+        # A pipe that is ready takes this much without blocking.
+        while self.waiting and select.select([], [self.descriptor], [], 0)[1]:
+            del self.waiting[: os.write(self.descriptor, self.waiting[: select.PIPE_BUF])]
+
+    def _retry_later(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            # In a thread: the next line brings it.
+            return
+        self.retry = loop.call_later(RETRY_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self.retry = None
+        self.flush()
+
+
+@lru_cache(maxsize=1)
+def _output_to(file: BinaryIO) -> Output:
+    return Output(file)
+
+
+def stdout() -> Output:
+    """Return the one output to stdout; tests put something else in its place."""
+    return _output_to(sys.stdout.buffer)
+
+
+class HeldOutput:
+    """Holds the lines of one turn of the event loop, to write them by one system call."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.held = False
+
+    def write(self, line: bytes) -> None:
+        self.output.write(line)
+        if not self.held:
+            self.held = True
             asyncio.get_running_loop().call_soon(self.release)
 
     def flush(self) -> None:
         """Nothing: structlog asks for it after each line."""
 
     def release(self) -> None:
-        left = memoryview(b"".join(self.lines))
-        self.lines.clear()
-        # A signal may cut a write short.
-        while left:
-            left = left[self.file.write(left) :]
-        self.file.flush()
+        self.held = False
+        self.output.flush()
+
+
+class LineHandler(logging.Handler):
+    """Writes what libraries log."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self.output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.output.write(self.format(record).encode() + b"\n")
+            self.output.flush()
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Called when the process ends, too."""
+        self.output.finish()
+        super().close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # asyncio has one for each write to a connection that is gone.
+    if record.name == "asyncio" and record.msg.startswith("socket.send() raised"):
+        return False
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or "is_logged" not in vars(error)
+
+
+def _encode(logger: Any, name: str, line: Any) -> bytes:
+    return line if isinstance(line, bytes) else line.encode(errors="backslashreplace")
 
 
 def _dumps(event: Any, **options: Any) -> bytes:

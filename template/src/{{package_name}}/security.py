@@ -6,7 +6,7 @@ from ipaddress import AddressValueError, IPv6Address
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,7 +21,7 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
-
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 # The name or address, and perhaps a port (RFC 9110, 7.2); a dot at the end is the DNS root.
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]{0,5})?")
@@ -63,12 +63,37 @@ class AllowedHosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.app
         # Probes name a container by its address.
-        if scope["type"] == "http" and not scope["path"].startswith(PROBES):
+        if scope["type"] != "lifespan" and not scope["path"].startswith(PROBES):
             host = host_of(scope)
             if host is None:
-                app = problem(Request(scope), 400, "The Host header is malformed")
+                app = problem(HTTPConnection(scope), 400, "The Host header is malformed")
             elif not (self.any or host in self.hosts or host.endswith(self.suffixes)):
-                app = problem(Request(scope), 400, "This host is not served here")
+                app = problem(HTTPConnection(scope), 400, "This host is not served here")
+        await app(scope, receive, send)
+
+
+class HandshakeOrigins:
+    """ASGI middleware: 403 to the WebSocket handshake of a page that CORS_ORIGINS does not list.
+
+    Browsers let any page connect, with the user's cookies, and leave it to the server to look at
+    the Origin (RFC 6455, 10.2). Pages of the service's own host and other clients than browsers
+    pass.
+    """
+
+    def __init__(self, app: ASGIApp, origins: list[str]) -> None:
+        self.app = app
+        self.origins = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.app
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if not (origin is None or origin in self.origins or "*" in self.origins):
+            scheme, _, authority = origin.partition("://")
+            # A proxy that ends TLS may leave us to think that the scheme is ws.
+            port = DEFAULT_PORTS.get(scheme, "")
+            if authority.removesuffix(port) != headers.get("host", "").lower().removesuffix(port):
+                app = problem(HTTPConnection(scope), 403, "Pages of this origin may not connect")
         await app(scope, receive, send)
 
 
@@ -101,3 +126,8 @@ def protect(app: ASGIApp, settings: Settings) -> ASGIApp:
             expose_headers=["X-Request-ID"],
         )
     return AllowedHosts(app, settings.allowed_hosts)
+
+
+def protect_sockets(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Put around `app`, which handles WebSockets, what the settings ask for."""
+    return AllowedHosts(HandshakeOrigins(app, settings.cors_origins), settings.allowed_hosts)

@@ -4,42 +4,83 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Annotated, TypeVar, cast
 
 import structlog
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
+from starlette.requests import HTTPConnection
 
 from . import health
 
 # From the end of the grace to the end of the process: `docker stop` kills after 10 seconds.
 TIDY_UP_SECONDS = 0.5
 
+Item = TypeVar("Item")
+Handler = Callable[[int, object], object]
+
+
+def _stop(connection: HTTPConnection) -> asyncio.Event:
+    event: asyncio.Event = connection.app.state.stop
+    return event
+
+
+# Set once a stop begins, by SIGTERM or Ctrl-C: what would not end by itself then ends.
+Stop = Annotated[asyncio.Event, Depends(_stop)]
+
+
+async def until(stop: asyncio.Event, source: AsyncIterable[Item]) -> AsyncIterator[Item]:
+    """Yield what `source` yields, and end as soon as `stop` is set."""
+    items = aiter(source)
+    stopped = asyncio.ensure_future(stop.wait())
+    item: asyncio.Future[Item] | None = None
+    try:
+        while not stop.is_set():
+            item = asyncio.ensure_future(anext(items))
+            await asyncio.wait((item, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if item.done():
+                yield item.result()
+    except StopAsyncIteration:
+        pass
+    finally:
+        waiting = [task for task in (stopped, item) if task and task.cancel()]
+        await asyncio.gather(*waiting, return_exceptions=True)
+
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Hold SIGTERM back for SHUTDOWN_DELAY_SECONDS, in which balancers learn to look elsewhere."""
+    app.state.stop = asyncio.Event()
     # Test clients run elsewhere, where no signal arrives.
-    if threading.current_thread() is threading.main_thread():
-        loop = asyncio.get_running_loop()
-        seconds = app.state.settings.shutdown_delay
-        at_most = seconds + app.state.settings.shutdown_grace_seconds + TIDY_UP_SECONDS
-        stop = cast(Callable[[int, None], object], signal.getsignal(signal.SIGTERM))
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    loop = asyncio.get_running_loop()
+    delay = app.state.settings.shutdown_delay
+    at_most = delay + app.state.settings.shutdown_grace_seconds + TIDY_UP_SECONDS
 
-        def delay(number: int, frame: object) -> None:
-            app.state.stopping = True
-            loop.call_soon_threadsafe(lambda: loop.call_later(seconds, stop, number, None))
-            app.state.deadline = threading.Timer(at_most, leave)
-            app.state.deadline.daemon = True
-            app.state.deadline.start()
+    def begin(number: int, frame: object) -> None:
+        app.state.stopping = True
+        loop.call_soon_threadsafe(app.state.stop.set)
+        # Who presses Ctrl-C is waiting.
+        seconds = delay if number == signal.SIGTERM else 0
+        stop = cast(Handler, handlers[signal.Signals(number)])
+        loop.call_soon_threadsafe(lambda: loop.call_later(seconds, stop, number, None))
+        app.state.deadline = threading.Timer(at_most, leave)
+        app.state.deadline.daemon = True
+        app.state.deadline.start()
 
-        signal.signal(signal.SIGTERM, delay)
+    for number in handlers:
+        signal.signal(number, begin)
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def leave() -> None:
-    """End the process, whatever still holds it up, such as a collector of traces that is away."""
+    """End the process, whatever still holds it up, such as a collector of traces that is down."""
     structlog.get_logger().warning("stopped before everything was tidied up")
     os._exit(0)
 

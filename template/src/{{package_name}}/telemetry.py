@@ -1,5 +1,6 @@
 """What every request leaves behind: its id, its log line, its metrics and perhaps a trace."""
 
+import asyncio
 import os
 import re
 import time
@@ -12,7 +13,10 @@ from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 from structlog.typing import FilteringBoundLogger
+
+from . import logs
 
 VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Left out of the log unless LOG_LEVEL=debug, and of the traces.
@@ -28,6 +32,14 @@ DURATION = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 ACTIVE = Gauge("http_server_active_requests", "HTTP requests in flight.")
+# OpenTelemetry has no conventions for WebSockets.
+SOCKET_DURATION = Histogram(
+    "websocket_server_connection_duration_seconds",
+    "Duration of WebSockets, by the status of their handshake; its count is their number.",
+    ["http_route", "http_response_status_code"],
+    buckets=(0.1, 1, 10, 60, 600, 3600, 36000),
+)
+ACTIVE_SOCKETS = Gauge("websocket_server_active_connections", "WebSockets that are open.")
 BUILD = Gauge("build_info", "Always 1; the labels tell what runs.", ["version", "revision"])
 
 router = APIRouter(tags=["telemetry"])
@@ -57,13 +69,19 @@ def tracing() -> TelemetryConfig:
 class RequestTelemetry:
     """ASGI wrapper around the whole application, so that it sees a 500 and a 413 too.
 
-    Each answer also gets those of `headers` that it does not have.
+    Requests go to `app`, WebSockets to `sockets`.
+    Each response also gets those of `headers` that it does not have.
     """
 
     def __init__(
-        self, app: ASGIApp, headers: list[tuple[bytes, bytes]], logger: FilteringBoundLogger
+        self,
+        app: ASGIApp,
+        sockets: ASGIApp,
+        headers: list[tuple[bytes, bytes]],
+        logger: FilteringBoundLogger,
     ) -> None:
         self.app = app
+        self.sockets = sockets
         self.headers = headers
         self.logger = logger
 
@@ -92,7 +110,7 @@ class RequestTelemetry:
     ) -> None:
         status: int | None = None
         complete = False
-        failure: Exception | None = None
+        failure: BaseException | None = None
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status, complete
@@ -107,9 +125,12 @@ class RequestTelemetry:
         ACTIVE.inc()
         try:
             await self.app(scope, receive, send_with_headers)
+        except asyncio.CancelledError as error:
+            failure = error
+            raise
         except Exception as error:
             failure = error
-            # Half an answer: only the server can cut the connection.
+            # Half a response: only the server can cut the connection.
             if not complete:
                 raise
         finally:
@@ -117,18 +138,56 @@ class RequestTelemetry:
             ACTIVE.dec()
             route = getattr(scope.get("route"), "path", None)
             _duration(scope["method"], route or "", status or 0).observe(seconds)
-            self._log(scope, route, status, seconds, failure)
+            self._log("request", scope, route, status, seconds, failure, method=scope["method"])
 
     async def _websocket(
         self, scope: Scope, receive: Receive, send: Send, request_id: tuple[bytes, bytes]
     ) -> None:
-        async def send_with_headers(message: Message) -> None:
-            # One that is denied gets an HTTP answer.
-            if message["type"] == "websocket.http.response.start":
-                self._add_headers(scope, message, request_id)
-            await send(message)
+        status: int | None = None
+        code: int | None = None
+        failure: BaseException | None = None
 
-        await self.app(scope, receive, send_with_headers)
+        async def receive_with_code() -> Message:
+            nonlocal code
+            message = await receive()
+            if message["type"] == "websocket.disconnect" and code is None:
+                code = message["code"]
+            return message
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status, code
+            if message["type"] == "websocket.accept":
+                status = 101
+                message["headers"] = [*message.get("headers", ()), request_id]
+            elif message["type"] == "websocket.http.response.start":
+                status = message["status"]
+                self._add_headers(scope, message, request_id)
+            elif message["type"] == "websocket.close" and code is None:
+                code = message["code"]
+            try:
+                await send(message)
+            except OSError:
+                # As Starlette has it, but before the socket is open too.
+                raise WebSocketDisconnect(1006) from None
+
+        started = time.perf_counter()
+        ACTIVE_SOCKETS.inc()
+        try:
+            await self.sockets(scope, receive_with_code, send_with_headers)
+        except WebSocketDisconnect:
+            # The client is gone; a route may leave that to us.
+            pass
+        except asyncio.CancelledError as error:
+            failure = error
+            raise
+        except Exception as error:
+            failure = error
+        finally:
+            seconds = time.perf_counter() - started
+            ACTIVE_SOCKETS.dec()
+            route = getattr(scope.get("route"), "path", None)
+            SOCKET_DURATION.labels(route or "", status or 0).observe(seconds)
+            self._log("websocket", scope, route, status, seconds, failure, code=code)
 
     def _add_headers(self, scope: Scope, message: Message, request_id: tuple[bytes, bytes]) -> None:
         headers = list(message.get("headers", ()))
@@ -141,21 +200,28 @@ class RequestTelemetry:
 
     def _log(
         self,
+        event: str,
         scope: Scope,
         route: str | None,
         status: int | None,
         seconds: float,
-        failure: Exception | None,
+        failure: BaseException | None,
+        **details: object,
     ) -> None:
         if failure is not None:
+            # The server would log it again.
+            logs.mark_as_logged(failure)
             log = self.logger.error
+            if isinstance(failure, asyncio.CancelledError):
+                # At the end of the grace of a stop.
+                log, failure, details["cancelled"] = self.logger.warning, None, True
         elif scope["path"].startswith(PROBES):
             log = self.logger.debug
         else:
             log = self.logger.info
         log(
-            "request",
-            method=scope["method"],
+            event,
+            **details,
             path=scope["raw_path"][:LONGEST_PATH].decode("latin-1"),
             route=route,
             status=status,
