@@ -17,9 +17,11 @@ POOL_WAIT_SECONDS = 2
 CONNECT_SECONDS = 3
 COMMAND_SECONDS = 10
 # SQLSTATE classes and codes (PostgreSQL, appendix A): connection, transaction rolled back for
-# another's sake, resources, operator; standing by; not migrated yet.
-AWAY = ("08", "40", "53", "57", "25006", "42P01")
+# another's sake, resources, operator; standing by.
+AWAY = ("08", "40", "53", "57", "25006")
+UNDEFINED_TABLE = "42P01"
 UNIQUE_VIOLATION = "23505"
+REFERENCE_VIOLATIONS = ("23001", "23503")
 # Of all that migrate this database at once, one holds it.
 MIGRATION_LOCK = 5_738_204_196
 
@@ -83,13 +85,29 @@ def reading(engine: AsyncEngine) -> AsyncEngine:
 
 def is_away(error: exc.DBAPIError) -> bool:
     """Tell whether the server is at fault, so that the same request may do later."""
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return error.connection_invalidated or state.startswith(AWAY)
+    if isinstance(getattr(error.orig, "__cause__", None), asyncpg.InvalidCachedStatementError):
+        # A migration changed a table under a prepared statement; SQLAlchemy prepares it anew.
+        return True
+    return error.connection_invalidated or _state(error).startswith(AWAY)
+
+
+def is_missing(error: exc.DBAPIError) -> bool:
+    """Check for a table that does not exist."""
+    return _state(error) == UNDEFINED_TABLE
 
 
 def is_taken(error: exc.DBAPIError) -> bool:
     """Tell whether another row has what is to be unique."""
-    return getattr(error.orig, "sqlstate", None) == UNIQUE_VIOLATION
+    return _state(error) == UNIQUE_VIOLATION
+
+
+def is_reference(error: exc.DBAPIError) -> bool:
+    """Check for a foreign key that refers to no row, or would after this statement."""
+    return _state(error) in REFERENCE_VIOLATIONS
+
+
+def _state(error: exc.DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def _replace_closed(

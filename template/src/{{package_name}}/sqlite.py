@@ -27,6 +27,7 @@ AWAY = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
 }
+TAKEN = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}
 
 
 def _for_aiosqlite(value: SecretStr) -> SecretStr:
@@ -94,14 +95,28 @@ def reading(engine: AsyncEngine) -> AsyncEngine:
 
 def is_away(error: DBAPIError) -> bool:
     """Tell whether the file is at fault, so that the same request may do later."""
-    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-    return code in AWAY or "no such table" in str(error.orig)
+    return _code(error) & 0xFF in AWAY
+
+
+def is_missing(error: DBAPIError) -> bool:
+    """Check for a table that does not exist."""
+    return "no such table" in str(error.orig)
 
 
 def is_taken(error: DBAPIError) -> bool:
     """Tell whether another row has what is to be unique."""
-    code = getattr(error.orig, "sqlite_errorcode", 0)
-    return bool(code == sqlite3.SQLITE_CONSTRAINT_UNIQUE)
+    return _code(error) in TAKEN
+
+
+def is_reference(error: DBAPIError) -> bool:
+    """Check for a foreign key that refers to no row, or would after this statement."""
+    # By its text: ON DELETE RESTRICT has a trigger's code.
+    return "FOREIGN KEY constraint failed" in str(error.orig)
+
+
+def _code(error: DBAPIError) -> int:
+    code: int = getattr(error.orig, "sqlite_errorcode", 0)
+    return code
 
 
 def _begin(connection: Connection) -> None:

@@ -2,16 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import Path, Query
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
+
+from ..pagination import Page
 
 # What a column of the database holds: 32 and 64 bits, and text without NUL.
 Quantity = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ItemId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Description = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
-# Every such text is one: eight bytes in base64url.
-Cursor = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{11}$")]
 
 
 class NewItem(BaseModel):
@@ -45,8 +45,5 @@ class Item(BaseModel):
     version: int
 
 
-class ItemPage(BaseModel):
+class ItemPage(Page[Item]):
     """`next_cursor` gets the next page; null on the last one."""
-
-    items: list[Item]
-    next_cursor: str | None

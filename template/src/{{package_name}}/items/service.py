@@ -1,4 +1,7 @@
-"""What can be done with items, without a word of HTTP."""
+"""What can be done with items, without a word of HTTP.
+
+Nothing here commits: who owns the session does, so that several calls fit into one transaction.
+"""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -20,7 +23,7 @@ PAGE = (
 
 
 class NameTakenError(Exception):
-    """Another item has that name."""
+    """Another item has that name; the transaction can only be rolled back."""
 
 
 class ChangedError(Exception):
@@ -28,11 +31,11 @@ class ChangedError(Exception):
 
 
 async def create(session: AsyncSession, values: dict[str, Any]) -> Item:
-    """Keep a new item; raise `NameTakenError`."""
+    """Add a new item; raise `NameTakenError`."""
     item = Item(**values)
     session.add(item)
     try:
-        await session.commit()
+        await session.flush()
     except IntegrityError as error:
         if is_taken(error):
             raise NameTakenError from error
@@ -65,7 +68,6 @@ async def change(
         if is_taken(error):
             raise NameTakenError from error
         raise
-    await session.commit()
     if item is None and await read(session, item_id):
         raise ChangedError
     return item
@@ -77,7 +79,6 @@ async def remove(session: AsyncSession, item_id: int, versions: Collection[int] 
     if versions is not None:
         statement = statement.where(Item.version.in_(versions))
     removed = await session.scalar(statement)
-    await session.commit()
     if removed is None and await read(session, item_id):
         raise ChangedError
     return removed is not None

@@ -1,0 +1,62 @@
+"""Entity tags of versioned resources: ETag, If-Match and If-None-Match (RFC 9110, 8.8.3 and 13.1)."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import Header, HTTPException
+
+from . import errors
+
+# A few hundred tags, which is more than a client has versions, and a short statement.
+LONGEST = 1000
+# Those tags that can be one of ours.
+TAG = re.compile(r'(W/)?"([1-9][0-9]{0,8})"')
+
+IfMatch = Annotated[
+    str | None, Header(max_length=LONGEST, description="The ETag of the version you know, or `*`")
+]
+IfNoneMatch = Annotated[
+    str | None, Header(max_length=LONGEST, description="The ETag of the version you have")
+]
+
+Responses = dict[int | str, dict[str, Any]]
+PROBLEM = errors.RESPONSES["4XX"]
+NOT_MODIFIED: Responses = {304: {"description": "You have this version"}}
+CHANGED: Responses = {412: {**PROBLEM, "description": "It has changed; read it again"}}
+NO_IF_MATCH: Responses = {428: {**PROBLEM, "description": "If-Match is missing"}}
+
+
+def etag(version: int) -> str:
+    """Return the ETag of a version, which counts from 1."""
+    return f'"{version}"'
+
+
+def versions(tags: str | None, *, weak: bool = False) -> set[int] | None:
+    """Return the versions that an If-Match or If-None-Match names; None for any: `*`, or no header.
+
+    Weak tags count only for `weak` comparison.
+    """
+    if tags is None or tags.strip() == "*":
+        return None
+    return {int(tag[2]) for tag in TAG.finditer(tags) if weak or not tag[1]}
+
+
+def required(if_match: str | None) -> set[int] | None:
+    """Return the versions that an If-Match names as `versions` does; raise 428 without one."""
+    if if_match is None:
+        raise HTTPException(428, "If-Match is missing: send the ETag of the version you know")
+    return versions(if_match)
+
+
+def unless_known(version: int, if_none_match: str | None) -> None:
+    """Raise 304 if the client has this version."""
+    if if_none_match is None:
+        return
+    known = versions(if_none_match, weak=True)
+    if known is None or version in known:
+        raise HTTPException(304, headers={"ETag": etag(version)})
+
+
+def changed() -> HTTPException:
+    """Return the 412 for a client that knows another version."""
+    return HTTPException(412, "It has changed: read it again")
