@@ -77,20 +77,71 @@ def test_make_migration_writes_what_changed(render: Any, tmp_path: Path) -> None
     run("make", "test", "ARGS=--no-cov tests/test_migrations.py", cwd=project)
 
 
-def test_the_example_goes_as_readme_says(render: Any, tmp_path: Path) -> None:
+ORDERS = """
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ..database import Base
+
+
+class Order(Base):
+    __tablename__ = "orders"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+"""
+
+
+def test_migrations_find_models_by_themselves(render: Any, tmp_path: Path) -> None:
+    """In each models.py, and in what is imported below `# Yours:`, where no formatter moves it."""
     project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
+    for name in ("orders/models.py", "customers/tables.py"):
+        module = project / "src/my_service" / name
+        module.parent.mkdir()
+        (module.parent / "__init__.py").touch()
+        module.write_text(ORDERS.strip().replace("Order(", "Customer(" if "tables" in name else "Order(") + "\n")
+    tables = project / "src/my_service/customers/tables.py"
+    tables.write_text(tables.read_text().replace('"orders"', '"customers"'))
+    environment = project / "migrations/env.py"
+    imported = "# Yours:\nfrom my_service.customers import tables  # noqa: F401\n"
+    environment.write_text(environment.read_text().replace("# Yours:\n", imported))
+    run("make", "format", cwd=project)
+    assert imported in environment.read_text()
+    run("make", "migration", "m=orders", cwd=project)
+    (written,) = set((project / "migrations/versions").glob("*.py")) - {project / "migrations/versions/0001_items.py"}
+    assert '"orders"' in written.read_text()
+    assert '"customers"' in written.read_text()
+    run("make", "lint", cwd=project)
+
+
+def delete_the_example(project: Path) -> None:
+    """As README says."""
     shutil.rmtree(project / "src/my_service/items")
     (project / "tests/test_items.py").unlink()
-    for name, line in (
-        ("src/my_service/app.py", "    items,\n"),
-        ("src/my_service/app.py", "    app.include_router(items.router)\n"),
-        ("migrations/env.py", "from my_service.items import models  # noqa: F401\n"),
-    ):
-        text = (project / name).read_text()
+    app = project / "src/my_service/app.py"
+    text = app.read_text()
+    for line in ("    items,\n", "    app.include_router(items.router)\n"):
         assert line in text
-        (project / name).write_text(text.replace(line, ""))
+        text = text.replace(line, "")
+    app.write_text(text)
+
+
+def test_the_example_goes_as_readme_says_after_a_deployment(render: Any, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
+    delete_the_example(project)
     run("make", "migration", "m=drop items", cwd=project)
     run("make", "check", cwd=project)
+
+
+def test_the_example_goes_with_its_migration_before_a_deployment(render: Any, tmp_path: Path, database: str) -> None:
+    """Then the folder of migrations is empty: git keeps none, and a clone has to work without."""
+    project = Path(shutil.copytree(render(database=database), tmp_path / "project"))
+    delete_the_example(project)
+    shutil.rmtree(project / "migrations/versions")
+    run("make", "check", cwd=project)
+    if database == "sqlite":
+        (project / "src/my_service/orders").mkdir()
+        (project / "src/my_service/orders/models.py").write_text(ORDERS)
+        run("make", "migration", "m=orders", cwd=project)
+        assert len(list((project / "migrations/versions").glob("*.py"))) == 1
 
 
 def test_make_migrate_tells_in_one_line_that_nobody_is_there(render: Any, tmp_path: Path) -> None:
