@@ -7,6 +7,7 @@ import ipaddress
 import json
 import os
 import re
+import socket
 import ssl
 import threading
 import time
@@ -22,10 +23,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-ADDED = {
-    "api-key": {"src/my_service/auth.py", "tests/callers.py", "tests/test_auth.py"},
-    "jwt": {"src/my_service/auth.py", "src/my_service/jwks.py", "tests/callers.py", "tests/test_auth.py"},
+COMMON = {
+    "src/my_service/auth.py",
+    "src/my_service/identity.py",
+    "tests/callers.py",
+    "tests/test_auth.py",
+    "tests/test_identity.py",
 }
+ADDED = {"api-key": COMMON, "jwt": {*COMMON, "src/my_service/jwks.py"}}
 OPEN_PATHS = ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
 AUDIENCE = "https://api.example.com"
 NAME = "https://login.example.com/"
@@ -73,17 +78,28 @@ def test_help_lists_its_commands(render: Any, auth: str) -> None:
     assert listed.index("api-key") < listed.index("build") if auth == "api-key" else True
 
 
-def make_key(project: Path, name: str) -> tuple[str, str]:
+def make_key(project: Path, name: str, scopes: str = "") -> tuple[str, str]:
     """Return a new key and its entry, as `make api-key` prints them."""
-    printed = run("make", "api-key", f"NAME={name}", cwd=project).stdout
+    printed = run("make", "api-key", f"NAME={name}", f"SCOPES={scopes}", cwd=project).stdout
     key, entry = re.findall(r"(?m)^    (\S+)$", printed)
     return key, entry
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["NAME="], ["NAME=it's"], ['NAME="a b"'], ["NAME=a:b"], ["NAME=$$(touch x)"]]
+    "arguments",
+    [
+        [],
+        ["NAME="],
+        ["NAME=it's"],
+        ['NAME="a b"'],
+        ["NAME=a:b"],
+        ["NAME=$$(touch x)"],
+        ["NAME=ci", "SCOPES=a,b"],
+        ["NAME=ci", "SCOPES=$$(touch x)"],
+        ["NAME=ci", 'SCOPES=";touch x;"'],
+    ],
 )
-def test_a_name_that_will_not_do_is_refused(installed_with: Any, arguments: list[str]) -> None:
+def test_a_name_or_a_scope_that_will_not_do_is_refused(installed_with: Any, arguments: list[str]) -> None:
     project = installed_with(auth="api-key")
     refused = run("make", "api-key", *arguments, cwd=project, check=False)
     assert refused.returncode != 0
@@ -102,7 +118,7 @@ def image_with(answers: dict[str, str], template: Path, tmp_path_factory: Any) -
         if auth not in built:
             project = tmp_path_factory.mktemp("image") / "project"
             copy(template, project, auth=auth, python_version=answers["python_version"])
-            add_orders(project, auth)
+            add_orders(project)
             tag = f"copier-fastapi-test:{os.getpid()}-{auth}"
             run("docker", "build", f"--tag={tag}", ".", cwd=project)
             built[auth] = tag
@@ -113,15 +129,16 @@ def image_with(answers: dict[str, str], template: Path, tmp_path_factory: Any) -
         run("docker", "rmi", tag, check=False)
 
 
-def add_orders(project: Path, auth: str) -> None:
-    """Write what README shows: a router that is closed, and for tokens a route that needs a scope."""
-    needs = '[auth.scopes("orders:write")]' if auth == "jwt" else "[auth.required]"
+def add_orders(project: Path) -> None:
+    """Write what README shows: a router that is closed, and a route that needs a scope, the same for both."""
     package = project / "src/my_service"
     (package / "orders.py").write_text(
-        "from fastapi import APIRouter\nfrom . import auth\n"
+        "from fastapi import APIRouter, Body\nfrom . import auth\n"
         'router = APIRouter(prefix="/v1/orders")\n'
-        f'@router.post("", dependencies={needs})\n'
+        '@router.post("", dependencies=[auth.scopes("orders:write")])\n'
         "async def create_order(caller: auth.Caller) -> str:\n    return caller.id\n"
+        '@router.post("/notes")\n'
+        "async def create_note(note: str = Body()) -> str:\n    return note\n"
     )
     app = (package / "app.py").read_text().replace("from .settings", "from . import orders\nfrom .settings")
     included = "app.include_router(orders.router, dependencies=[auth.required])"
@@ -144,9 +161,20 @@ def lines(container: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run("docker", "logs", container).stdout.splitlines()]
 
 
+NOT_SET = {"api-key": "API_KEYS is not set", "jwt": "JWT_ISSUER, JWT_AUDIENCE and JWT_JWKS_URL are not set"}
+
+
+@both
+def test_in_production_a_container_without_a_setting_is_not_ready_and_says_why(image_with: Any, auth: str) -> None:
+    with container(image_with(auth)) as (_, url):
+        answer = get(f"{url}/health/ready")
+        assert (answer.status_code, answer.json()["detail"]) == (503, f"Failing: auth ({NOT_SET[auth]})")
+        assert httpx2.get(f"{url}/health/live").status_code == 200
+
+
 @both
 def test_a_container_without_a_setting_starts_warns_once_and_refuses(image_with: Any, auth: str) -> None:
-    with container(image_with(auth)) as (name, url):
+    with container(image_with(auth), "--env=APP_ENV=development") as (name, url):
         assert_open_to_everybody(url)
         for headers in ({}, {"X-API-Key": "x"}, {"Authorization": "Bearer a.b.c"}):
             assert httpx2.get(f"{url}/v1/me", headers=headers).status_code == 401
@@ -157,18 +185,22 @@ def test_a_container_without_a_setting_starts_warns_once_and_refuses(image_with:
 def test_keys_of_make_api_key_open_the_service(image_with: Any, installed_with: Any) -> None:
     """Two at once: while a caller changes keys, both are known."""
     project = installed_with(auth="api-key")
-    (old, old_entry), (new, new_entry) = make_key(project, "ci-1"), make_key(project, "ci-2")
-    with container(image_with("api-key"), f"--env=API_KEYS={old_entry},{new_entry}") as (name, url):
+    old, old_entry = make_key(project, "ci-1", "orders:read orders:write")
+    new, new_entry = make_key(project, "ci-2", "orders:write")
+    poor, poor_entry = make_key(project, "ci-3")
+    with container(image_with("api-key"), f"--env=API_KEYS={old_entry},{new_entry},{poor_entry}") as (name, url):
         assert_open_to_everybody(url)
         for key, caller in ((old, "ci-1"), (new, "ci-2")):
             headers = {"X-API-Key": key}
-            assert httpx2.get(f"{url}/v1/me", headers=headers).json() == {"id": caller}
+            assert httpx2.get(f"{url}/v1/me", headers=headers).json()["id"] == caller
             assert httpx2.post(f"{url}/v1/orders", headers=headers).json() == caller
         for headers in ({}, {"X-API-Key": old[:-1]}, {"X-API-Key": old_entry.split(":")[1]}):
             assert_refused(httpx2.post(f"{url}/v1/orders", headers=headers), 401, "ApiKey")
+        lacking = httpx2.post(f"{url}/v1/orders", headers={"X-API-Key": poor})
+        assert (lacking.status_code, lacking.json()["detail"]) == (403, "The API key needs: orders:write")
         logged = lines(name)
         told = [(line["status"], line.get("caller")) for line in logged if line.get("path") == "/v1/orders"]
-        assert told == [(200, "ci-1"), (200, "ci-2"), (401, None), (401, None), (401, None)]
+        assert told == [(200, "ci-1"), (200, "ci-2"), (401, None), (401, None), (401, None), (403, "ci-3")]
         assert not any(secret in json.dumps(logged) for secret in (old, new, old[:-1]))
         shown = json.dumps([inspect(image_with("api-key")), inspect(name)])
         assert old not in shown
@@ -179,12 +211,28 @@ def test_keys_of_make_api_key_open_the_service(image_with: Any, installed_with: 
         assert get(f"{url}/v1/me", headers={"X-API-Key": new}).status_code == 200
 
 
+@both
+def test_the_body_of_an_unknown_caller_is_not_read(image_with: Any, auth: str) -> None:
+    """The response is there before the body was sent, and the connection closes."""
+    with container(image_with(auth)) as (_, url):
+        get(f"{url}/health/live")
+        host, port = url.removeprefix("http://").split(":")
+        for length in ("Content-Length: 1000000", "Transfer-Encoding: chunked"):
+            with socket.create_connection((host, int(port)), 10) as client:
+                client.settimeout(10)
+                head = f"POST /v1/orders/notes HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+                client.sendall(f"{head}Expect: 100-continue\r\n{length}\r\n\r\n".encode())
+                received = b"".join(iter(lambda client=client: client.recv(65_536), b"")).lower()
+            assert received.startswith(b"http/1.1 401 unauthorized\r\n")
+            assert b"\r\nconnection: close\r\n" in received
+
+
 def test_keys_may_come_from_a_secrets_file(image_with: Any, installed_with: Any, tmp_path: Path) -> None:
     key, entry = make_key(installed_with(auth="api-key"), "ci")
     (tmp_path / "api_keys").write_text(f"{entry}\n")
     tmp_path.chmod(0o755)
     with container(image_with("api-key"), f"--volume={tmp_path}:/run/secrets:ro") as (_, url):
-        assert get(f"{url}/v1/me", headers={"X-API-Key": key}).json() == {"id": "ci"}
+        assert get(f"{url}/v1/me", headers={"X-API-Key": key}).json() == {"id": "ci", "scopes": []}
 
 
 @pytest.mark.parametrize(
@@ -336,7 +384,7 @@ def test_an_issuer_may_go_away_and_come_back(image_with: Any, issuer: Issuer) ->
             assert int(answer.headers["retry-after"]) > 0
             assert answer.headers["content-type"] == "application/problem+json"
             assert httpx2.get(f"{second_url}/v1/me").status_code == 401
-            assert httpx2.get(f"{second_url}/health/ready").json()["detail"] == "Failing: auth"
+            assert httpx2.get(f"{second_url}/health/ready").json()["detail"].startswith("Failing: auth (")
             issuer.start()
 
             def ready() -> None:
@@ -360,10 +408,12 @@ def test_an_issuer_that_nobody_vouches_for_is_not_believed(image_with: Any, issu
 def test_the_standard_library_that_it_imports_is_compiled(image_with: Any) -> None:
     imports = (
         "import uvicorn.lifespan.on, uvicorn.protocols.http.httptools_impl\n"
-        "from my_service import app, jwks\n"
-        "app.create_app().openapi()\n"
-        "try: jwks.download('https://localhost:1/')\n"
-        "except OSError: pass"
+        "import asyncio\n"
+        "from my_service import app, jwks, settings\n"
+        "app.create_app(settings.Settings(log_level='error')).openapi()\n"
+        "async def fetch():\n"
+        "    async with jwks.IssuerKeys.of('https://localhost:1/') as keys: await keys.fetched()\n"
+        "asyncio.run(fetch())"
     )
     assert uncompiled(image_with("jwt"), imports) == []
 

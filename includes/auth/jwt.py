@@ -1,6 +1,5 @@
 """Who may call: bearers of a JWT (RFC 6750, RFC 7519) of the issuer that the settings name."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,17 +9,19 @@ import jwt
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.requests import HTTPConnection
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import AfterValidator, BaseModel, BeforeValidator, model_validator
+from fastapi.security import HTTPBearer
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from . import health
+from .identity import Identity, known, remember
 from .jwks import ALGORITHMS, IssuerKeys
 
 logger = structlog.get_logger()
 
 LEEWAY_SECONDS = 30
 LONGEST_TOKEN = 16_384
+NOT_SET = "JWT_ISSUER, JWT_AUDIENCE and JWT_JWKS_URL are not set"
 
 CHALLENGE = f'Bearer realm="{__package__}"'
 REASONS: dict[type[Exception], str] = {
@@ -32,13 +33,6 @@ REASONS: dict[type[Exception], str] = {
 }
 
 bearer = HTTPBearer(bearerFormat="JWT", auto_error=False)
-
-
-class Identity(BaseModel):
-    """Who calls: `id` is the token's subject."""
-
-    id: str
-    scopes: list[str]
 
 
 def jwt_setting(example: str) -> BeforeValidator:
@@ -62,6 +56,24 @@ def jwt_settings_together(given: dict[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(names), **given} if given.keys() & set(names) else given
 
 
+# What `dev/issuer.py` calls itself: anybody with a clone can be it.
+DEVELOPMENT_ISSUER = "urn:development-issuer"
+ISSUER_EXAMPLE = "https://login.example.com/"
+
+
+def check_issuer(issuer: str, others: ValidationInfo) -> str:
+    if issuer == DEVELOPMENT_ISSUER and others.data.get("app_env") == "production":
+        raise PydanticCustomError(
+            "jwt_issuer",
+            "The development issuer is not for production; yours is such as {example}",
+            {"example": ISSUER_EXAMPLE},
+        )
+    return issuer
+
+
+JwtIssuer = Annotated[str, AfterValidator(check_issuer), jwt_setting(ISSUER_EXAMPLE)]
+
+
 def check_url(url: str) -> str:
     if url and not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-f:]+\])(:\d+)?(/\S*)?", url):
         raise PydanticCustomError(
@@ -81,15 +93,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     url = app.state.settings.jwt_jwks_url
     app.state.issuer_keys = None
     if not url:
-        logger.warning(
-            "JWT_ISSUER, JWT_AUDIENCE and JWT_JWKS_URL are not set: every token is refused"
-        )
+        logger.warning(f"{NOT_SET}: every token is refused")
         yield
         return
-    app.state.issuer_keys = IssuerKeys(url)
-    task = asyncio.create_task(app.state.issuer_keys.keep_fresh())
-    yield
-    task.cancel()
+    async with IssuerKeys.of(url) as app.state.issuer_keys:
+        yield
 
 
 router = APIRouter(prefix="/v1/me", tags=["auth"], lifespan=lifespan)
@@ -97,9 +105,19 @@ router = APIRouter(prefix="/v1/me", tags=["auth"], lifespan=lifespan)
 
 @health.check("auth")
 async def issuer_is_known(request: Request) -> None:
-    """Ready once the issuer's keys were fetched: then it may go away."""
-    if request.app.state.issuer_keys is not None:
-        await request.app.state.issuer_keys.all()
+    """Ready once the issuer's keys were fetched: then it may be down.
+
+    In production, not ready either if no token could ever be valid.
+    """
+    keys: IssuerKeys | None = request.app.state.issuer_keys
+    production = request.app.state.settings.app_env == "production"
+    if keys is None:
+        if production:
+            raise health.NotReadyError(NOT_SET)
+    elif not await keys.fetched():
+        raise health.NotReadyError("the issuer's keys can't be fetched")
+    elif not keys.known and production:
+        raise health.NotReadyError("the issuer's key set has no key for RS256 or ES256")
 
 
 async def verify(token: str, settings: Any, keys: IssuerKeys | None) -> dict[str, Any]:
@@ -128,11 +146,11 @@ async def verify(token: str, settings: Any, keys: IssuerKeys | None) -> dict[str
     return claims
 
 
-async def identify(
-    connection: HTTPConnection,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-) -> Identity:
-    """Tell whose token a request brings; 401 where it does not hold."""
+async def authenticate(connection: HTTPConnection) -> Identity:
+    """Return whose token a connection brings; raise a 401 if it is not valid."""
+    if identity := known(connection):
+        return identity
+    credentials = await bearer(connection)
     if credentials is None:
         raise HTTPException(401, "A bearer token is needed", {"WWW-Authenticate": CHALLENGE})
     state = connection.app.state
@@ -143,9 +161,14 @@ async def identify(
         reason = REASONS.get(type(error), "The token is not valid")
         fault = f'{CHALLENGE}, error="invalid_token", error_description="{reason}"'
         raise HTTPException(401, reason, {"WWW-Authenticate": fault}) from error
-    connection.state.caller = claims["sub"]
-    structlog.contextvars.bind_contextvars(caller=claims["sub"])
-    return Identity(id=claims["sub"], scopes=granted(claims))
+    return remember(connection, Identity(id=claims["sub"], scopes=granted(claims)))
+
+
+async def identify(
+    connection: HTTPConnection, scheme: Annotated[object, Depends(bearer)]
+) -> Identity:
+    """Authenticate; `scheme` puts into /docs how that is done."""
+    return await authenticate(connection)
 
 
 def granted(claims: dict[str, Any]) -> list[str]:
@@ -178,5 +201,5 @@ def scopes(*needed: str) -> Any:
 
 @router.get("")
 async def read_me(caller: Caller) -> Identity:
-    """Tells who calls: a way to try a token."""
+    """Reports who calls: a way to try a token."""
     return caller

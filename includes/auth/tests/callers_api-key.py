@@ -5,8 +5,10 @@ import hashlib
 KEY = "my_key_Gj9xPp"
 
 
-def entry(name: str, key: str) -> str:
-    return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
+def entry(name: str, key: str, *scopes: str) -> str:
+    """What API_KEYS has of a key that grants `scopes`."""
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return ":".join([name, digest, *(["+".join(scopes)] if scopes else [])])
 
 
 def environment() -> dict[str, str]:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
-from my_service import auth, settings
+from my_service import auth, health, settings
 from my_service.app import chassis
 
 from . import callers
@@ -33,7 +33,7 @@ def anonymous(client: TestClient) -> TestClient:
 def test_a_known_key_tells_who_calls(client: TestClient) -> None:
     answer = client.get("/v1/me")
     assert answer.status_code == 200
-    assert answer.json() == {"id": "tests"}
+    assert answer.json() == {"id": "tests", "scopes": []}
 
 
 @pytest.mark.parametrize("key", [None, "", "wrong", callers.KEY + "x", "ü", "x" * 10_000])
@@ -88,10 +88,40 @@ def test_keys_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEYS", entries)
     client = TestClient(chassis(settings.Settings()))
     for key, name in (("old", "ci-1"), ("new", "ci-2")):
-        assert client.get("/v1/me", headers=callers.credential(key)).json() == {"id": name}
+        assert client.get("/v1/me", headers=callers.credential(key)).json()["id"] == name
     monkeypatch.setenv("API_KEYS", callers.entry("ci-2", "new"))
     client = TestClient(chassis(settings.Settings()))
     assert client.get("/v1/me", headers=callers.credential("old")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("scopes", "status"),
+    [
+        (["orders:read", "orders:write"], 200),
+        (["orders:write", "https://api.example.com/*", "orders:read"], 200),
+        (["orders:read"], 403),
+        (["orders:reads", "orders:write"], 403),
+        ([], 403),
+    ],
+)
+def test_scopes_are_what_the_entry_grants(
+    monkeypatch: pytest.MonkeyPatch, scopes: list[str], status: int
+) -> None:
+    monkeypatch.setenv("API_KEYS", callers.entry("ci", "key", *scopes))
+    app = chassis(settings.Settings())
+
+    @app.post("/v1/test-orders", dependencies=[auth.scopes("orders:read", "orders:write")])
+    async def create_order(caller: auth.Caller) -> list[str]:
+        return caller.scopes
+
+    client = TestClient(app)
+    assert client.post("/v1/test-orders").status_code == 401
+    answer = client.post("/v1/test-orders", headers=callers.credential("key"))
+    assert answer.status_code == status
+    if status == 200:
+        assert answer.json() == sorted(scopes)
+    else:
+        assert answer.json()["detail"] == "The API key needs: orders:read orders:write"
 
 
 def test_no_keys_is_warned_of_and_lets_nobody_in(
@@ -103,6 +133,16 @@ def test_no_keys_is_warned_of_and_lets_nobody_in(
         for headers in ({}, {"X-API-Key": ""}, callers.credential()):
             assert client.get("/v1/me", headers=headers).status_code == 401
         assert client.get("/health/ready").status_code == 200
+
+
+def test_in_production_no_keys_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_ENV", "production")
+    monkeypatch.setattr(health, "checks", {"auth": health.checks["auth"]})
+    assert TestClient(chassis(settings.Settings())).get("/health/ready").status_code == 200
+    monkeypatch.setenv("API_KEYS", "")
+    answer = TestClient(chassis(settings.Settings())).get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "Failing: auth (API_KEYS is not set)"
 
 
 def test_log_lines_tell_who_called_and_never_the_key(
@@ -146,8 +186,11 @@ HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
         (f"c i:{HASH}", "Each entry is name:hash"),
         (f"ci:{HASH}0", "Each entry is name:hash"),
         (f"ci:{HASH.upper()}", "Each entry is name:hash"),
+        (f"ci:{HASH}:", "Each entry is name:hash"),
+        (f"ci:{HASH}:hunter2+", "Each entry is name:hash"),
+        (f"ci:{HASH}:hunter2 b", "Each entry is name:hash"),
         (f"ci:{HASH},ci:{HASH[::-1]}", "Each name and each hash is there once"),
-        (f"ci:{HASH},cd:{HASH}", "Each name and each hash is there once"),
+        (f"ci:{HASH}:a,cd:{HASH}:b", "Each name and each hash is there once"),
     ],
 )
 def test_a_fault_in_the_keys_is_told_in_one_line_without_them(
@@ -178,7 +221,7 @@ def test_a_new_key_is_printed_once_with_its_entry(monkeypatch: pytest.MonkeyPatc
     assert key not in entry
     monkeypatch.setenv("API_KEYS", entry)
     client = TestClient(chassis(settings.Settings()))
-    assert client.get("/v1/me", headers=callers.credential(key)).json() == {"id": "ci"}
+    assert client.get("/v1/me", headers=callers.credential(key)).json()["id"] == "ci"
     assert client.get("/v1/me", headers=callers.credential(other)).status_code == 401
 
 
@@ -188,4 +231,24 @@ def test_a_name_that_will_not_do_is_refused_with_an_example(
 ) -> None:
     with pytest.raises(SystemExit, match="such as: make api-key NAME=ci"):
         auth.main(name)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_new_key_may_grant_scopes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auth.main("ci", " orders:write  orders:read ")
+    key, entry = re.findall(r"(?m)^    (\S+)$", capsys.readouterr().out)
+    assert entry.endswith(":orders:write+orders:read")
+    monkeypatch.setenv("API_KEYS", entry)
+    answer = TestClient(chassis(settings.Settings())).get("/v1/me", headers=callers.credential(key))
+    assert answer.json() == {"id": "ci", "scopes": ["orders:read", "orders:write"]}
+
+
+@pytest.mark.parametrize("scopes", ["a,b", "a+b", "ü", "a b $(id)", '"a"'])
+def test_scopes_that_will_not_do_are_refused_with_an_example(
+    capsys: pytest.CaptureFixture[str], scopes: str
+) -> None:
+    with pytest.raises(SystemExit, match='such as: make api-key NAME=ci SCOPES="orders:write"'):
+        auth.main("ci", scopes)
     assert capsys.readouterr().out == ""

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -434,7 +435,7 @@ def test_before_the_first_fetch_no_token_can_be_judged(
     assert answer.headers["retry-after"] == "0.01"
     assert answer.headers["content-type"] == "application/problem+json"
     assert client.get("/health/live").status_code == 200
-    assert client.get("/health/ready").json()["detail"] == "Failing: auth"
+    assert client.get("/health/ready").json()["detail"].startswith("Failing: auth (")
     assert client.get("/v1/me").status_code == 401
     issuer.start()
     eventually(lambda: client.get("/health/ready").status_code == 200)
@@ -570,21 +571,52 @@ def test_an_answer_that_is_no_key_set_changes_nothing(
     assert ask(client, callers.token()).status_code == 200
 
 
-def test_an_issuer_that_never_finishes_is_not_waited_for(
-    issuer: callers.Issuer, serve: Callable[[], TestClient], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 ", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"]
+)
+def test_an_issuer_that_never_finishes_is_not_waited_for_and_asked_again(
+    issuer: callers.Issuer,
+    serve: Callable[[], TestClient],
+    monkeypatch: pytest.MonkeyPatch,
+    head: bytes,
 ) -> None:
-    gone = threading.Event()
+    ended = threading.Event()
 
     def drip(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.end_headers()
-        while not gone.wait(0.01):
-            request.wfile.write(b" ")
+        request.wfile.write(head)
+        with suppress(OSError):
+            while not ended.wait(0.01):
+                request.wfile.write(b"2")
+        ended.set()
 
     monkeypatch.setattr(jwks, "FETCH_SECONDS", 0.2)
+    monkeypatch.setattr(jwks, "RETRY_SECONDS", 0)
+    answer = issuer.answer
     monkeypatch.setattr(issuer, "answer", drip)
-    assert ask(serve(), callers.token()).status_code == 503
-    gone.set()
+    client = serve()
+    assert ask(client, callers.token()).status_code == 503
+    # The service has closed the connection: what drips ends.
+    assert ended.wait(10)
+    monkeypatch.setattr(issuer, "answer", answer)
+    assert ask(client, callers.token()).status_code == 200
+
+
+def test_a_stop_does_not_wait_for_an_issuer_that_never_finishes(
+    issuer: callers.Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def hang(request: BaseHTTPRequestHandler) -> None:
+        asked.set()
+        ended.wait(60)
+
+    monkeypatch.setattr(jwks, "FETCH_SECONDS", 60)
+    monkeypatch.setattr(issuer, "answer", hang)
+    with TestClient(chassis(settings.Settings())):
+        assert asked.wait(10)
+        stopped = time.monotonic()
+    assert time.monotonic() - stopped < 10
+    ended.set()
 
 
 def test_no_issuer_is_warned_of_and_lets_nobody_in(
@@ -600,6 +632,58 @@ def test_no_issuer_is_warned_of_and_lets_nobody_in(
     assert all(name in printed for name in callers.environment())
     assert_refused(ask(client, callers.token()))
     assert client.get("/health/ready").status_code == 200
+
+
+def test_in_production_no_issuer_is_not_ready(
+    serve: Callable[[], TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APP_ENV", "production")
+    monkeypatch.setattr(health, "checks", {"auth": health.checks["auth"]})
+    for name in callers.environment():
+        monkeypatch.delenv(name)
+    answer = serve().get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == (
+        "Failing: auth (JWT_ISSUER, JWT_AUDIENCE and JWT_JWKS_URL are not set)"
+    )
+
+
+@pytest.mark.parametrize(("environment", "status"), [("production", 503), ("test", 200)])
+def test_in_production_an_empty_key_set_is_not_ready(
+    issuer: callers.Issuer,
+    serve: Callable[[], TestClient],
+    monkeypatch: pytest.MonkeyPatch,
+    environment: str,
+    status: int,
+) -> None:
+    monkeypatch.setenv("APP_ENV", environment)
+    monkeypatch.setattr(health, "checks", {"auth": health.checks["auth"]})
+    issuer.keys = [SECRET]
+    answer = serve().get("/health/ready")
+    assert answer.status_code == status
+    if status == 503:
+        reason = "the issuer's key set has no key for RS256 or ES256"
+        assert answer.json()["detail"] == f"Failing: auth ({reason})"
+
+
+def test_an_issuer_that_is_down_is_why_the_service_is_not_ready(
+    issuer: callers.Issuer, serve: Callable[[], TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "checks", {"auth": health.checks["auth"]})
+    issuer.status = 500
+    answer = serve().get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "Failing: auth (the issuer's keys can't be fetched)"
+
+
+def test_the_development_issuer_is_refused_in_production(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JWT_ISSUER", auth.DEVELOPMENT_ISSUER)
+    assert settings.load().jwt_issuer == auth.DEVELOPMENT_ISSUER
+    monkeypatch.setenv("APP_ENV", "production")
+    with pytest.raises(SystemExit) as stopped:
+        settings.load()
+    assert str(stopped.value).startswith("JWT_ISSUER: The development issuer is not for production")
+    assert "such as https://login.example.com/" in str(stopped.value)
 
 
 def test_the_three_settings_are_set_together(monkeypatch: pytest.MonkeyPatch) -> None:

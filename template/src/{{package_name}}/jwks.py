@@ -1,10 +1,12 @@
 """The public keys of the issuer of tokens: its JSON Web Key Set (RFC 7517)."""
 
 import asyncio
+import ssl
 import time
-import urllib.request
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
+import httpx2
 import jwt
 import orjson
 import structlog
@@ -15,8 +17,8 @@ logger = structlog.get_logger()
 # Each for one kind of key, and none for a shared secret: what the issuer publishes signs nothing.
 ALGORITHMS = {("RSA", None): "RS256", ("EC", "P-256"): "ES256"}
 
-# How old the keys they may get, how soon they are asked for again where a token
-# names another one and where the issuer did not answer, and what an answer may take.
+# How old the keys may get, how soon they are fetched again if a token names another one and if
+# the issuer failed, and how long and how large its whole response may be.
 LIFETIME_SECONDS = 300
 REFRESH_SECONDS = 30
 RETRY_SECONDS = 5
@@ -25,25 +27,49 @@ LARGEST_KEY_SET = 262_144
 
 
 class IssuerKeys:
-    """The issuer's public keys (RFC 7517); they stay in use while it is away."""
+    """The issuer's public keys (RFC 7517); they stay in use while it is down."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, client: httpx2.AsyncClient) -> None:
         self.url = url
+        self.client = client
         self.known: dict[tuple[str | None, str], jwt.PyJWK] | None = None
         self.failing = False
         self.next_fetch = float("-inf")
         self.flight: asyncio.Task[None] | None = None
 
-    async def keep_fresh(self) -> None:
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, url: str) -> AsyncIterator["IssuerKeys"]:
+        """Keep the keys at `url` fresh for as long as the context is open."""
+        async with httpx2.AsyncClient(
+            # Some issuers refuse a client's own name.
+            headers={"User-Agent": str(__package__), "Accept-Encoding": "identity"},
+            # Made once, since it reads all certificates; SSL_CERT_FILE names others.
+            verify=ssl.create_default_context(),
+            # By the next fetch, the issuer or something between has closed an idle connection.
+            limits=httpx2.Limits(max_keepalive_connections=0),
+        ) as client:
+            keys = cls(url, client)
+            keeper = asyncio.create_task(keys._keep_fresh())
+            yield keys
+            keeper.cancel()
+            if keys.flight:
+                keys.flight.cancel()
+
+    async def _keep_fresh(self) -> None:
         while True:
             await self.refresh()
             await asyncio.sleep(RETRY_SECONDS if self.failing else LIFETIME_SECONDS)
 
-    async def all(self) -> dict[tuple[str | None, str], jwt.PyJWK]:
-        """Return the keys by id and algorithm; 503 where there never were any."""
+    async def fetched(self) -> bool:
+        """Return whether there ever was a key set; fetch it if not."""
         if self.known is None:
             await self.refresh()
-        if self.known is None:
+        return self.known is not None
+
+    async def all(self) -> dict[tuple[str | None, str], jwt.PyJWK]:
+        """Return the keys by id and algorithm; raise a 503 if there never was a key set."""
+        if not await self.fetched() or self.known is None:
             retry = {"Retry-After": str(RETRY_SECONDS)}
             raise HTTPException(503, "The token can't be verified now", retry)
         return self.known
@@ -64,7 +90,7 @@ class IssuerKeys:
 
     async def _fetch(self) -> None:
         try:
-            self.known = usable(await asyncio.to_thread(download, self.url))
+            self.known = usable(await self._download())
             self.failing = False
         except Exception as error:
             logger.warning("the issuer's keys can't be fetched", error=repr(error))
@@ -72,24 +98,23 @@ class IssuerKeys:
         self.next_fetch = time.monotonic() + (RETRY_SECONDS if self.failing else REFRESH_SECONDS)
         self.flight = None
 
+    async def _download(self) -> bytes:
+        """Return what is at the URL, within FETCH_SECONDS and LARGEST_KEY_SET.
 
-class NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object) -> None:
-        """The issuer's keys come from the address that was configured, or not at all."""
-
-
-def download(url: str) -> bytes:
-    """Return what is at `url`, within FETCH_SECONDS and LARGEST_KEY_SET."""
-    deadline = time.monotonic() + FETCH_SECONDS
-    # Some issuers refuse Python's own name. The settings allow no scheme but http and https.
-    request = urllib.request.Request(url, headers={"User-Agent": str(__package__)})  # noqa: S310
-    content = b""
-    with urllib.request.build_opener(NoRedirects).open(request, timeout=FETCH_SECONDS) as answer:
-        while chunk := answer.read1(LARGEST_KEY_SET):
-            content += chunk
-            if len(content) > LARGEST_KEY_SET or time.monotonic() > deadline:
-                raise ValueError("the key set is too large, or too slow")
-    return content
+        A redirect is a failure: the keys come from the address that was configured.
+        """
+        content = b""
+        async with (
+            # Of all, from the name server on: httpx2's own timeouts begin anew with each byte.
+            asyncio.timeout(FETCH_SECONDS),
+            self.client.stream("GET", self.url, timeout=None) as response,
+        ):
+            response.raise_for_status()
+            async for chunk in response.aiter_raw():
+                content += chunk
+                if len(content) > LARGEST_KEY_SET:
+                    raise ValueError("the key set is too large")
+        return content
 
 
 def usable(key_set: bytes) -> dict[tuple[str | None, str], jwt.PyJWK]:
