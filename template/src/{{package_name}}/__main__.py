@@ -36,7 +36,7 @@ def main() -> None:
         factory=True,
         host=config.host,
         port=config.port,
-        http=server.Protocol,
+        http=server.protocol(config),
         ws=sockets.Protocol,
         ws_max_size=config.max_body_bytes,
         reload="--reload" in sys.argv[1:],

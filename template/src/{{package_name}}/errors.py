@@ -1,6 +1,7 @@
 """Every error leaves as a problem document, `application/problem+json` (RFC 9457)."""
 
 import http.client
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,7 +15,6 @@ from starlette.middleware.cors import ALL_METHODS
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.routing import Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # As nginx has it.
 CLIENT_CLOSED_REQUEST = 499
@@ -43,6 +43,10 @@ class Problem(BaseModel):
 class ProblemResponse(JSONResponse):
     media_type = "application/problem+json"
 
+
+# Of a request that does not fit its schema, as many are listed.
+MOST_ERRORS = 100
+MOST_ERROR_BYTES = 9000
 
 _SCHEMAS = "#/components/schemas/{model}"
 _CONTENT = {ProblemResponse.media_type: {"schema": {"$ref": _SCHEMAS.format(model="Problem")}}}
@@ -94,11 +98,12 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
 async def on_invalid_request(
     request: HTTPConnection, error: RequestValidationError | WebSocketRequestValidationError
 ) -> Response:
-    # Never the input: it may be a secret.
-    errors = [
-        FieldError(pointer=_pointer(fault["loc"]), detail=fault["msg"]) for fault in error.errors()
-    ]
-    return problem(request, 422, "The request does not fit its schema", members={"errors": errors})
+    faults = error.errors()
+    errors = _listed(faults)
+    detail = "The request does not fit its schema"
+    if len(errors) < len(faults):
+        detail += f"; these are {len(errors)} of {len(faults)} errors"
+    return problem(request, 422, detail, members={"errors": errors})
 
 
 async def on_disconnect(request: Request, error: ClientDisconnect) -> Response:
@@ -109,44 +114,6 @@ async def on_disconnect(request: Request, error: ClientDisconnect) -> Response:
 async def on_crash(request: Request, error: Exception) -> Response:
     # Nothing of the error: its request id finds it in the logs.
     return problem(request, 500)
-
-
-class BodyLimit:
-    """ASGI middleware that answers 413 to a body of more than `max_body_bytes`.
-
-    FastAPI's own limit answers a declared length in plain text that no exception handler
-    sees, and looks at every request twice.
-    """
-
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
-        self.app = app
-        self.max_body_bytes = max_body_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self.app
-        if scope["type"] == "http":
-            for name, value in scope["headers"]:
-                if name == b"content-length" and int(value) > self.max_body_bytes:
-                    app = self._refusal(scope)
-                elif name == b"transfer-encoding":
-                    receive = self._counting(receive)
-        await app(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> ASGIApp:
-        return problem(Request(scope), 413, f"At most {self.max_body_bytes} bytes")
-
-    def _counting(self, receive: Receive) -> Receive:
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_body_bytes:
-                raise HTTPException(413, f"At most {self.max_body_bytes} bytes")
-            return message
-
-        return counted
 
 
 def install(app: FastAPI) -> None:
@@ -172,6 +139,20 @@ def _allowed(request: Request) -> str:
         for route in request.app.routes
         if route.matches({**request.scope, "method": method})[0] is Match.FULL
     )
+
+
+def _listed(faults: Sequence[Any]) -> list[dict[str, str]]:
+    """Return as many errors as fit: a body can hold a hundred thousand, with names as long."""
+    listed: list[dict[str, str]] = []
+    room = MOST_ERROR_BYTES
+    for fault in faults[:MOST_ERRORS]:
+        # Never the input: it may be a secret.
+        error = FieldError(pointer=_pointer(fault["loc"]), detail=fault["msg"])
+        room -= len(error.model_dump_json()) + 1
+        if room < 0:
+            break
+        listed.append(error.model_dump())
+    return listed
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

@@ -1,21 +1,64 @@
-"""What uvicorn serves with: an answer leaves by one system call, where its own way takes two."""
+"""The limits of connections and requests: how large, how slow, how many; nothing waits for ever.
+
+A request over a limit gets a problem document where one can still be sent, then its connection
+ends. Limits that are no settings are the constants below.
+"""
 
 import asyncio
+import json
+import math
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
 from typing import Any, cast
 
+import httptools
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from . import errors, security
+from .settings import Settings
+from .telemetry import PROBES
+
+# What is not body: request line and header fields; a chunk's extensions; trailers.
+LONGEST_HEAD = 65_536
+# Requests that a connection may send before the first one is answered.
+LONGEST_PIPELINE = 32
+# Slower than this many bytes a second is no progress, for a body and for who reads a response.
+SLOWEST = 1000
+# How often each connection is looked at, in seconds.
+TICK = 1.0
+# How long a client that is still sending has to read why its connection ends, in seconds.
+LINGER = 1.0
+RETRY_AFTER = {"Retry-After": "1", "Connection": "close"}
+
+logger = structlog.get_logger()
 
 
 class OneWrite:
-    """A transport that holds the head of an answer until its body follows.
+    """A transport that holds the head of a response until its body follows: one system call.
 
-    What is held leaves with the next write, else in the next turn of the event loop.
+    What is held leaves with the next write, else in the next turn of the event loop. `unread`
+    is whether the client may still be sending: `close` then lets it read the response first.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        unread: Callable[[], bool],
+    ) -> None:
         self.transport = transport
         self.loop = loop
+        self.unread = unread
         self.held = b""
+        self.written = 0
+        self.closing = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transport, name)
@@ -23,6 +66,7 @@ class OneWrite:
     def write(self, data: bytes) -> None:
         if self.held:
             data, self.held = self.held + data, b""
+            self.written += len(data)
             self.transport.write(data)
         else:
             self.held = data
@@ -30,14 +74,321 @@ class OneWrite:
 
     def flush(self) -> None:
         if self.held:
+            self.written += len(self.held)
             self.transport.write(self.held)
             self.held = b""
 
+    def is_closing(self) -> bool:
+        return self.closing or self.transport.is_closing()
+
     def close(self) -> None:
         self.flush()
-        self.transport.close()
+        if self.is_closing() or not self.unread():
+            self.transport.close()
+            return
+        # To close a socket that has unread bytes is to reset it: the response may be lost.
+        self.closing = True
+        self.transport.pause_reading()
+        with suppress(OSError):
+            self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.close)
+
+
+class Fixed(list[tuple[bytes, bytes]]):
+    """Header fields that are complete: uvicorn appends trailers to them."""
+
+    def append(self, field: tuple[bytes, bytes]) -> None:
+        """Drop a trailer: it is no header (RFC 9110, 6.5.1)."""
 
 
 class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, with limits. One timer a connection, none a request."""
+
+    transport: OneWrite  # type: ignore[assignment]
+
+    def __init__(self, settings: Settings, **given: Any) -> None:
+        super().__init__(**given)
+        self.settings = settings
+        # Bytes since the last piece of a body, or the last end of a head or a request.
+        self.overhead = 0
+        self.in_body = False
+        self.deaf = False
+        self.keep_alive_after_body = False
+        # What the client is waited for, and until when (in the event loop's time).
+        self.waits_for: str | None = None
+        self.deadline = math.inf
+        self.sent = 0
+        self.read_deadline = math.inf
+        self.status = 400
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, OneWrite(transport, self.loop)))
+        one = OneWrite(transport, self.loop, self._is_unread)
+        super().connection_made(cast(asyncio.Transport, one))
+        self._wait("head", self.settings.request_head_timeout_seconds)
+        self.timer = self.loop.call_later(TICK, self._tick)
+        if len(self.connections) > self.settings.max_connections:
+            self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.timer.cancel()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        # The transport closes itself now.
+        self.transport.flush()
+
+    def data_received(self, data: bytes) -> None:
+        if self.deaf:
+            return
+        self.overhead += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._upgrade()
+        except httptools.HttpParserError:
+            detail = "Malformed HTTP" if self.status == 400 else f"At most {LONGEST_HEAD} bytes"
+            self._refuse(self.status, detail)
+        else:
+            if self.overhead > LONGEST_HEAD:
+                self._refuse(431, f"At most {LONGEST_HEAD} bytes")
+            else:
+                self._watch(len(data))
+
+    def on_headers_complete(self) -> None:
+        if self.overhead > LONGEST_HEAD and self._head_bytes() > LONGEST_HEAD:
+            self.status = 431
+            raise ValueError("the head is too long")
+        if len(self.pipeline) >= LONGEST_PIPELINE:
+            raise ValueError("too many requests at once")
+        super().on_headers_complete()
+        self.headers = Fixed(self.headers)
+        self.overhead = 0
+        self.in_body = True
+
+    def on_body(self, body: bytes) -> None:
+        self.overhead = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.overhead = 0
+        self.in_body = False
+        if self.keep_alive_after_body:
+            self.keep_alive_after_body = False
+            self.cycle.keep_alive = not self.cycle.response_started
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        # Instead of uvicorn's, which starts and cancels a timer for each request.
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        self._watch(0)
+
+    def handle_websocket_upgrade(self) -> None:
+        # Its own protocol has the connection now, with its own deadlines.
+        self.timer.cancel()
+        self.deadline = math.inf
+        self.transport.flush()
+        self.transport = self.transport.transport  # type: ignore[assignment]
+        super().handle_websocket_upgrade()
+
+    def _upgrade(self) -> None:
+        if self._should_upgrade():
+            self.handle_websocket_upgrade()
+        else:
+            self._unsupported_upgrade_warning()
+            self._watch(0)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _is_unread(self) -> bool:
+        return self.in_body or self.overhead > 0
+
+    def _wait(self, for_: str, seconds: float) -> None:
+        if self.waits_for != for_:
+            self.waits_for = for_
+            self.deadline = self.loop.time() + seconds
+
+    def _watch(self, received: int) -> None:
+        """Set the deadline, now that `received` bytes have come or a response has left."""
+        if self.in_body:
+            self._watch_body(received)
+        elif self.cycle is not None and not self.cycle.response_complete:
+            self.waits_for = None
+            self.deadline = math.inf
+        elif self.overhead:
+            self._wait("head", self.settings.request_head_timeout_seconds)
+        else:
+            self._wait("next request", self.timeout_keep_alive)
+
+    def _watch_body(self, received: int) -> None:
+        stall = self.settings.stall_timeout_seconds
+        if self.cycle.response_complete:
+            self._wait("rest of the body", stall)
+        elif self.waits_for == "body":
+            self.deadline = min(self.loop.time() + stall, self.deadline + received / SLOWEST)
+        else:
+            self._wait("body", stall)
+            self.keep_alive_after_body = self.cycle.keep_alive and self._is_long()
+            if self.keep_alive_after_body:
+                # Not to be read if the response comes first.
+                self.cycle.keep_alive = False
+
+    def _is_long(self) -> bool:
+        fields = dict(self.cycle.scope["headers"])
+        return int(fields.get(b"content-length", LONGEST_HEAD + 1)) > LONGEST_HEAD
+
+    def _tick(self) -> None:
+        self.timer = self.loop.call_later(TICK, self._tick)
+        now = self.loop.time()
+        self._watch_reader(now)
+        if self.flow.read_paused or (self.cycle and self.cycle.waiting_for_100_continue):
+            # It is the service that takes its time.
+            self.deadline += TICK
+        if now < self.deadline:
+            return
+        self.deadline = math.inf
+        if self.in_body or self.overhead:
+            self._refuse(408, f"The {self.waits_for} took too long")
+        else:
+            self.transport.close()
+
+    def _watch_reader(self, now: float) -> None:
+        """Cut the connection of a client that does not read its response."""
+        left = self.transport.get_write_buffer_size()
+        sent = self.transport.written - left
+        if not left:
+            self.read_deadline = math.inf
+        else:
+            most = now + self.settings.stall_timeout_seconds
+            self.read_deadline = min(most, self.read_deadline + (sent - self.sent) / SLOWEST)
+        self.sent = sent
+        if now > self.read_deadline:
+            self.transport.abort()
+
+    def _make_room(self) -> None:
+        """Cut the connection that would be next to run out of time."""
+        ours = [one for one in self.connections if isinstance(one, Protocol)]
+        cut = min(ours, key=lambda one: one.deadline)
+        cut.deadline = math.inf
+        cut.transport.abort()
+
+    def _refuse(self, status: int, detail: str) -> None:
+        cycle = self.cycle
+        busy = cycle is not None and not cycle.response_complete
+        if busy and not self.in_body:
+            # The fault is in a request that came too early: those before it get their responses.
+            self.deaf = True
+            cycle.keep_alive = False
+            return
+        if not self.in_body or (busy and not cycle.response_started):
+            self.transport.write(self._problem(status, detail))
+        if busy:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.close()
+
+    def _problem(self, status: int, detail: str) -> bytes:
+        request_id = uuid.uuid4().hex
+        client = self.client[0] if self.client else None
+        logger.warning(
+            "request refused", request_id=request_id, status=status, detail=detail, client=client
+        )
+        title = HTTPStatus(status).phrase
+        members = {"title": title, "status": status, "detail": detail, "request_id": request_id}
+        body = json.dumps({"type": "about:blank", **members}).encode()
+        fields = [
+            *self.server_state.default_headers,
+            *security.HEADERS,
+            (b"x-request-id", request_id.encode()),
+            (b"content-type", errors.ProblemResponse.media_type.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        head = b"HTTP/1.1 %d %s\r\n" % (status, title.encode())
+        return head + b"".join(b"%s: %s\r\n" % field for field in fields) + b"\r\n" + body
+
+
+def protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """Return what uvicorn takes as `http`: the protocol with the limits of `settings`."""
+    return cast(type[asyncio.Protocol], partial(Protocol, settings))
+
+
+class RequestLimits:
+    """ASGI middleware that bounds bodies and the number of requests in flight.
+
+    413: a body of more than MAX_BODY_BYTES. 503: MAX_CONCURRENT_REQUESTS are in flight, or
+    their bodies are MAX_TOTAL_BODY_BYTES together. Probes are always served. FastAPI's own
+    limit of a body answers in plain text that no exception handler sees.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+        self.requests = 0
+        self.body_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        body = _Body(self, receive)
+        app = self.app
+        self.requests += 1
+        try:
+            try:
+                receive = self._admit(scope, receive, body)
+            except HTTPException as refusal:
+                app = _refusal(scope, refusal)
+            await app(scope, receive, send)
+        finally:
+            self.requests -= 1
+            self.body_bytes -= body.reserved
+
+    def _admit(self, scope: Scope, receive: Receive, body: "_Body") -> Receive:
+        full = self.requests > self.settings.max_concurrent_requests
+        if full and not scope["path"].startswith(PROBES):
+            raise HTTPException(503, "Too many requests at once", RETRY_AFTER)
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                body.reserve(int(value))
+            elif name == b"transfer-encoding":
+                receive = body.receive_chunk
+        return receive
+
+
+class _Body:
+    """The body of one request: how much of the limits it takes."""
+
+    def __init__(self, limits: RequestLimits, receive: Receive) -> None:
+        self.limits = limits
+        self.receive = receive
+        self.reserved = 0
+
+    def reserve(self, size: int) -> None:
+        """Take `size` bytes more, or raise what the client gets instead."""
+        settings = self.limits.settings
+        if self.reserved + size > settings.max_body_bytes:
+            detail = f"At most {settings.max_body_bytes} bytes"
+            raise HTTPException(413, detail, {"Connection": "close"})
+        total = self.limits.body_bytes + size
+        # A body that is alone is read, however long it may be.
+        if total > settings.max_total_body_bytes and total > self.reserved + size:
+            raise HTTPException(503, "Too many long requests at once", RETRY_AFTER)
+        self.reserved += size
+        self.limits.body_bytes = total
+
+    async def receive_chunk(self) -> Message:
+        message = await self.receive()
+        self.reserve(len(message.get("body", b"")))
+        return message
+
+
+def _refusal(scope: Scope, error: HTTPException) -> ASGIApp:
+    headers = dict(error.headers or {})
+    return errors.problem(Request(scope), error.status_code, error.detail, headers=headers)
