@@ -1,0 +1,185 @@
+"""What hostile and slow clients do to a container of 256 MB: it lives, and liveness answers at once."""
+
+import contextlib
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from conftest import container, get, state
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+ORDERS = """
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+router = APIRouter(prefix="/v1/orders", tags=["orders"])
+
+
+class Order(BaseModel, extra="forbid"):
+    customer: str
+
+
+@router.post("")
+async def create_order(order: Order) -> Order:
+    return order
+"""
+
+HEAD = b"POST /v1/orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+ENDLESS = {
+    "field": HEAD + b"X-Endless: ",
+    "URL": b"GET /",
+    "trailer": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-Trailer: ",
+    "chunk extension": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;",
+}
+
+
+@pytest.fixture(scope="module")
+def source(render: Any, answers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Source with a route that reads a body, to be mounted over the image's."""
+    source = Path(shutil.copytree(render(**answers) / "src", tmp_path_factory.mktemp("edge") / "src"))
+    (source / "nasty_service/orders.py").write_text(ORDERS)
+    app = source / "nasty_service/app.py"
+    text = app.read_text().replace("    logs,\n", "    logs,\n    orders,\n", 1)
+    app.write_text(text.replace("    # Yours:\n", "    app.include_router(orders.router)\n    # Yours:\n", 1))
+    return source
+
+
+@contextlib.contextmanager
+def small(image: str, source: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """Run a container of 256 MB; it has to live, and liveness to answer within 1.5 s, until the end of the block."""
+    limits = ("--memory=256m", "--memory-swap=256m", f"--volume={source}:/app/src:ro")
+    with container(image, *limits, *options) as (name, url):
+        get(f"{url}/health/live")
+        done = threading.Event()
+        slowest = [0.0]
+        watching = threading.Thread(target=watch, args=(url, done, slowest))
+        watching.start()
+        try:
+            yield name, int(url.rpartition(":")[2])
+        finally:
+            done.set()
+            watching.join()
+        assert slowest[0] < 1.5
+        assert state(name)["Running"]
+        assert not state(name)["OOMKilled"]
+
+
+def watch(url: str, done: threading.Event, slowest: list[float]) -> None:
+    while not done.wait(0.1):
+        started = time.monotonic()
+        try:
+            alive = httpx2.get(f"{url}/health/live", timeout=5).status_code == 200
+        except httpx2.TransportError:
+            alive = False
+        slowest[0] = max(slowest[0], time.monotonic() - started if alive else 99)
+
+
+def connect(port: int, start: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), 20)
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(start)
+    return connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionError), connection:
+        while part := connection.recv(65536):
+            received += part
+    return received
+
+
+@pytest.mark.parametrize("start", ENDLESS.values(), ids=ENDLESS)
+def test_what_is_endless_is_a_431_problem(image: str, source: Path, start: bytes) -> None:
+    with small(image, source) as (_, port):
+        connection = connect(port, start)
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 300_000_000:
+                connection.sendall(b"x" * 1_000_000)
+                sent += 1_000_000
+        assert sent < 300_000_000
+        assert rest(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_200_slow_connections_are_closed_by_their_deadlines(image: str, source: Path) -> None:
+    starts = [b"", HEAD, HEAD + b"Content-Length: 1000000\r\n\r\n" + b"x" * 500_000, b"GET /health/live HT"]
+    deadlines = ("--env=REQUEST_HEAD_TIMEOUT_SECONDS=5", "--env=STALL_TIMEOUT_SECONDS=8")
+    with small(image, source, *deadlines) as (_, port):
+        started = time.monotonic()
+        slow = [connect(port, starts[number % 4]) for number in range(200)]
+        while time.monotonic() - started < 4:
+            for connection in slow[1::4]:
+                connection.sendall(b"x")
+            time.sleep(0.2)
+        with ThreadPoolExecutor(50) as pool:
+            heads = [received.partition(b"\r\n")[0] for received in pool.map(rest, slow)]
+        assert time.monotonic() - started < 15
+        assert set(heads[::4]) == {b""}
+        assert set(heads[1::4]) == set(heads[3::4]) == {b"HTTP/1.1 408 Request Timeout"}
+        # Of half a megabyte each, not all are held at once.
+        assert {head[9:12] for head in heads[2::4]} <= {b"408", b"503"}
+
+
+def test_260_uploads_of_1_mb_at_once_are_served_or_refused(image: str, source: Path) -> None:
+    start = HEAD + b"Connection: close\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 900_000
+    with small(image, source) as (_, port):
+        with ThreadPoolExecutor(260) as pool:
+            uploads = list(pool.map(lambda _: connect(port, start), range(260)))
+            for connection in uploads:
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"x" * 100_000)
+            statuses = [received[9:12] for received in pool.map(rest, uploads)]
+        assert set(statuses) <= {b"422", b"503"}
+        assert b"422" in statuses
+
+
+def test_four_objects_of_100000_unknown_keys_get_100_errors_each(image: str, source: Path) -> None:
+    keys = json.dumps({f"k{number:05}": 0 for number in range(100_000)}, separators=(",", ":"))[:-1]
+    body = (keys + "}").encode()
+    assert len(body) > 1_000_000
+    with small(image, source, "--env=MAX_BODY_BYTES=2000000") as (_, port), ThreadPoolExecutor(4) as pool:
+
+        def post(_: int) -> httpx2.Response:
+            url = f"http://127.0.0.1:{port}/v1/orders"
+            return httpx2.post(url, content=body, headers={"Content-Type": "application/json"}, timeout=20)
+
+        responses = list(pool.map(post, range(4)))
+    for response in responses:
+        assert response.status_code == 422
+        assert len(response.json()["errors"]) == 100
+        assert len(response.content) < 10_000
+
+
+@pytest.mark.parametrize(
+    "fields", [b"Content-Length: 300000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n11e1a300\r\n"]
+)
+def test_the_rest_of_a_body_that_is_too_large_is_not_read(image: str, source: Path, fields: bytes) -> None:
+    with small(image, source) as (_, port):
+        connection = connect(port, HEAD + fields)
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 300_000_000:
+                connection.sendall(b"x" * 100_000)
+                sent += 100_000
+        assert sent < 100_000_000
+        received = rest(connection)
+        assert received.startswith(b"HTTP/1.1 413 ")
+        assert b"\r\nconnection: close\r\n" in received
+
+
+def test_a_head_and_a_half_close_get_a_response(image: str, source: Path) -> None:
+    with small(image, source) as (_, port):
+        for _ in range(50):
+            connection = connect(port, b"HEAD /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            assert rest(connection).startswith(b"HTTP/1.1 200 ")
