@@ -1,186 +1,942 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["copier>=9.18"]
+# dependencies = []
 # ///
-"""`make update`: bring the template's news into this project, and lose nothing.
+"""`make update`: merge a newer release of the template into this project, and lose nothing.
 
-Copier merges what changed in the template with what you changed here. This script
-tries it in a copy first: so nothing is touched where it can't work, and what a
-switched-off feature would delete is listed before it is gone.
+Copier renders the release that the project has and the new one; git merges the difference
+with the project, in a scratch repository whose settings are its own. The project itself is
+written in one last step that no signal interrupts, so it is either as it was or updated.
 """
 
-import os
-import subprocess
+import signal
 import sys
-import tempfile
-from pathlib import Path
-from typing import Any, NoReturn
 
-import yaml
+# As early as can be: an interrupted update ends with a sentence, not with a traceback.
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: sys.exit("Interrupted: nothing was changed."))
 
+import argparse  # noqa: E402
+import hashlib  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import re  # noqa: E402
+import shutil  # noqa: E402
+import subprocess  # noqa: E402
+import tempfile  # noqa: E402
+from collections import defaultdict  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
+from pathlib import Path, PurePosixPath  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
+
+COPIER = "copier>=9.18"
 ANSWERS = ".copier-answers.yml"
-# The first words of the template's closing message: what stands before them is news.
-CLOSING = "Review what changed"
+TAKE_BACK = "git restore --source=HEAD --staged --worktree ."
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+# A tree of git, flat: each path with its mode and object id.
+File = tuple[str, str]
+Tree = dict[str, File]
+
+
+# --- The command -------------------------------------------------------------
 
 
 def main(*arguments: str) -> int:
-    """Update, or with `--check` only tell; the rest of `arguments` is for `copier update`."""
-    check = "--check" in arguments
-    agreed = "--yes" in arguments
-    ours = ("--check", "--yes", "--defaults")
-    arguments = tuple(argument for argument in arguments if argument not in ours)
-
-    top = repository()
-    before = answers()
-    if not check:
-        refuse_uncommitted()
+    """Update the project in the current folder, or with `--check` only report; 0 if all is well."""
+    options = parse(arguments)
+    project = Project(Path.cwd())
+    if not options.check:
+        project.refuse_uncommitted()
     with tempfile.TemporaryDirectory(prefix="update.") as folder:
-        trial = Path(folder) / "trial"
-        git("clone", "--quiet", "--shared", "--no-tags", str(top), str(trial))
-        trial /= Path.cwd().relative_to(top)
-        news = copier_update(trial, arguments)
-        after = answers(trial)
-        refuse_unasked(arguments, {**before, **after}, before.get("package_name"))
-        deleted = git("diff", "--name-only", "--diff-filter=D", "HEAD", at=trial).splitlines()
-        changed = git("status", "--porcelain", at=trial)
+        releases = rendered(Path(folder), options)
+        old, new = releases["before"]["template_release"], releases["after"]["template_release"]
+        if options.check:
+            return report_check(old, new)
+        scratch = Scratch(Path(folder) / "scratch", project)
+        merged = merge_releases(scratch, Path(folder), project, releases)
+        if not (merged.conflicts or changes(project.tree(), merged.files)):
+            print(f"Up to date with template release {new}.")
+            return 0
+        project.refuse_hidden_edits(merged, Path(folder))
+        print(releases["news"].strip(), end="\n\n" if releases["news"].strip() else "")
+        confirm(merged, arguments, agreed=options.yes)
+        project.write(scratch, merged)
+    report(merged, f"Updated from template release {old} to {new}." if old != new else "Updated.")
+    return finish(merged)
 
-    old, new = before.get("template_release", "?"), after.get("template_release", "?")
-    if check and old != new:
+
+def parse(arguments: tuple[str, ...]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make update", usage='make update ARGS="..."')
+    add = parser.add_argument
+    add("-d", "--data", action="append", default=[], metavar="NAME=VALUE", help="change an answer")
+    add("-r", "--vcs-ref", metavar="REF", help="a tag or commit of the template, such as v1.4.0")
+    add("-g", "--prereleases", action="store_true", help="consider prereleases too")
+    add("-y", "--yes", action="store_true", help="agree to deletions")
+    add("-l", "--defaults", action="store_true", help="keep recorded answers, as always")
+    add("--check", action="store_true", help="report whether there is a newer release")
+    options = parser.parse_args(arguments)
+    for entry in options.data:
+        if "=" not in entry:
+            fail(f"--data takes a name and a value, such as license=MIT: {entry}")
+    return options
+
+
+def report_check(old: str, new: str) -> int:
+    if old != new:
         fail(f"Template release {new} is out, this project has {old}: `make update` brings it.")
-    if check or not changed:
-        print(f"Up to date with template release {new}.")
-        return 0
-
-    if news:
-        print(news.strip(), end="\n\n")
-    if deleted and not agreed:
-        confirm(deleted)
-    copier_update(Path.cwd(), arguments)
-    return report(old, new)
-
-
-def report(old: str, new: str) -> int:
-    conflicts = sorted({line.split("\t")[1] for line in git("ls-files", "--unmerged").splitlines()})
-    rejected = git("ls-files", "--others", "--", "*.rej").splitlines()
-    print(f"Updated from template release {old} to {new}." if old != new else "Updated.")
-    if conflicts or rejected:
-        print(
-            "Both sides changed the same lines of:",
-            *(f"  {name}" for name in conflicts + rejected),
-            sep="\n",
-        )
-        lock = " `make lock`," if Path("uv.lock").exists() else ""
-        print(
-            "Choose between the markers `<<<<<<<` and `>>>>>>>`, `git add` the files,"
-            f"{lock} then commit."
-        )
-        print("Or take it all back: git reset --hard && git clean -d --force --interactive")
-        return 1
-    if Path("uv.lock").exists():
-        subprocess.run([os.environ.get("UV", "uv"), "lock", "--quiet"], check=True)
-    print("No conflicts. Look through it with `git diff`, run `make check`, then commit.")
+    print(f"Up to date with template release {new}.")
     return 0
 
 
-def repository() -> Path:
-    """Return the top folder of the git repository around this project."""
-    found = subprocess.run(
-        ["git", "rev-parse", "--show-toplevel", "--verify", "HEAD"],
-        capture_output=True,
-        text=True,
+def confirm(merged: "Merge", arguments: tuple[str, ...], *, agreed: bool) -> None:
+    """List what the update deletes; ask, unless that was agreed to beforehand."""
+    if not merged.deleted and not merged.deleted_edited:
+        return
+    print("This update deletes:")
+    for name in sorted([*merged.deleted, *merged.deleted_edited]):
+        print(
+            f"  {name}",
+            *["(you edited it: it stays, as a conflict)"] * (name in merged.deleted_edited),
+        )
+    if agreed:
+        return
+    if not sys.stdin.isatty():
+        again = " ".join([*arguments, "--yes"]).replace('"', '\\"')
+        fail(f'Nothing was changed. To agree beforehand: make update ARGS="{again}"')
+    try:
+        answer = input("Go on? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        fail("Nothing was changed.")
+
+
+def report(merged: "Merge", headline: str) -> None:
+    """Print what was done, and what the owner should look at."""
+    print(headline)
+    for text, names in (
+        ("Moved:", merged.moved),
+        ("Both sides added lines at the same place; both are kept, look at:", merged.kept_both),
+        (
+            "You deleted these and the template changed them; they stay deleted:",
+            merged.stay_deleted,
+        ),
+        ("Ignored by git and yours, so not written:", merged.ignored),
+        ("Both sides changed the same lines of:", sorted(merged.conflicts)),
+    ):
+        if names:
+            print(text, *(f"  {name}" for name in names), sep="\n")
+
+
+def finish(merged: "Merge") -> int:
+    """Lock the dependencies where that is possible; return the exit status."""
+    if merged.conflicts:
+        lock = " `make lock`," if Path("uv.lock").exists() else ""
+        print(
+            "Resolve them with `git mergetool`, or choose between the markers `<<<<<<<` and "
+            f"`>>>>>>>` and `git add` the files;{lock} then commit.\n"
+            f"Or take the whole update back: {TAKE_BACK}"
+        )
+        return 1
+    if Path("uv.lock").exists() and (fault := lock_fault()):
+        fail(
+            f"The update is complete, but uv.lock is not up to date: {fault}",
+            f"Run `make lock`, then commit. Or take the whole update back: {TAKE_BACK}",
+        )
+    print("No conflicts. Look through it with `git diff HEAD`, run `make check`, then commit.")
+    return 0
+
+
+def lock_fault() -> str:
+    done = subprocess.run([uv(), "lock", "--quiet"], capture_output=True, text=True, check=False)
+    return last_line(done.stderr) or "`uv lock` failed" if done.returncode else ""
+
+
+# --- The project -------------------------------------------------------------
+
+
+class Project:
+    """The owner's repository, or the folder of one, which only `write` changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        require_answers(folder)
+        self.top = folder
+        top, prefix = self._locate()
+        self.top = Path(top)
+        self.prefix = PurePosixPath(prefix)
+        if self.git(
+            "rev-parse", "--quiet", "--verify", f"HEAD:{self._path}", check=False
+        ).returncode:
+            refuse_unversioned("git add . && git commit -m 'Start the service'")
+
+    def _locate(self) -> tuple[str, str]:
+        done = self.git(
+            "rev-parse", "--show-toplevel", "--show-prefix", at=self.folder, check=False
+        )
+        said = os.fsdecode(done.stderr)
+        if "not a git repository" in said:
+            refuse_unversioned("git init && git add . && git commit -m 'Start the service'")
+        if done.returncode:
+            # Such as another user's repository: git says itself what to do about it.
+            fail(*(line.strip() for line in said.splitlines() if line.strip()))
+        top, prefix = os.fsdecode(done.stdout).split("\n")[:2]
+        return top, prefix
+
+    def git(
+        self, *arguments: str, check: bool = True, at: Path | None = None, **options: Any
+    ) -> Any:
+        """Run git as its owner does, but for hooks and what would hide an edit."""
+        ours = ["core.hooksPath=/dev/null", "core.fsmonitor=false", "core.safecrlf=false"]
+        command = ["git", *(part for setting in ours for part in ("-c", setting)), *arguments]
+        environment = {**os.environ, "LC_ALL": "C", **options.pop("env", {})}
+        return run(command, cwd=at or self.top, env=environment, check=check, **options)
+
+    def lines(self, *arguments: str, **options: Any) -> list[str]:
+        """Run git; return what it prints, split at its null characters."""
+        return split(self.git(*arguments, **options).stdout)
+
+    def tree(self) -> Tree:
+        """Return what is committed of the project, paths relative to its folder."""
+        return parse_tree(self.lines("ls-tree", "-rz", "--full-tree", f"HEAD:{self._path}"))
+
+    @property
+    def _path(self) -> str:
+        return "" if str(self.prefix) == "." else str(self.prefix)
+
+    def refuse_uncommitted(self) -> None:
+        """Fail unless all is committed in the project's folder, and nothing is half merged."""
+        if self.git("ls-files", "--unmerged").stdout:
+            fail("A merge is not finished: resolve its conflicts and commit, or abort it.")
+        status = ("status", "--porcelain", "--untracked-files=normal", "--", ".")
+        if changed := os.fsdecode(self.git(*status, at=self.folder).stdout).splitlines():
+            fail(
+                "Commit your work first, so that you can look through the update and take it back:",
+                *(f"  {line}" for line in changed[:10]),
+            )
+
+    def refuse_markers(self, files: Tree) -> None:
+        """Fail if one of `files`, the template's, is committed with the markers of a conflict."""
+        markers = ("-e", "^<<<<<<< ", "-e", "^>>>>>>> ")
+        found = ("grep", "-lzGI", "--all-match", *markers, "HEAD", "--", ".")
+        names = {
+            name.removeprefix("HEAD:") for name in self.lines(*found, at=self.folder, check=False)
+        }
+        if marked := sorted(names & files.keys()):
+            fail(
+                f"Conflict markers of an earlier merge are committed: resolve them in {', '.join(marked)}"
+            )
+
+    def refuse_hidden_edits(self, merged: "Merge", folder: Path) -> None:
+        """Fail where git was told not to notice an edit that the update would overwrite."""
+        # A new index knows nothing of assume-unchanged and skip-worktree.
+        fresh = {"env": {"GIT_INDEX_FILE": str(folder / "fresh-index")}}
+        self.git("read-tree", "HEAD", **fresh)
+        edited = ("diff", "--no-ext-diff", "--name-only", "-z", "--diff-filter=MT", "--relative")
+        hidden = set(self.lines(*edited, at=self.folder, **fresh)) & set(
+            changes(self.tree(), merged.files)
+        )
+        if hidden:
+            fail(
+                f"git was told to overlook your edits of: {', '.join(sorted(hidden))}",
+                "Undo that and commit: git update-index --no-assume-unchanged --no-skip-worktree FILE",
+            )
+
+    def write(self, scratch: "Scratch", merged: "Merge") -> None:
+        """Bring the merge into the work tree and the index, wholly or not at all."""
+        objects = scratch.pack(merged)
+        self.git("unpack-objects", "-q", input=objects)
+        tree = self._whole_tree(scratch.tree(merged.files))
+        changed = changes(self.tree(), merged.files)
+        existed = {name for name in changed if os.path.lexists(self.folder / name)}
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        self.git("update-index", "-q", "--refresh", check=False)
+        try:
+            self.git("read-tree", "-m", "-u", "HEAD", tree)
+            self._mark_conflicts(merged)
+        except subprocess.CalledProcessError as error:
+            self._restore(merged, existed)
+            fail(f"Nothing was changed: {last_line(os.fsdecode(error.stderr))}")
+        if signal.sigpending() & SIGNALS:
+            report(merged, "Interrupted, but the update itself is complete.")
+            fail(f"Run `make lock`, look through it, commit. Or take it back: {TAKE_BACK}")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(
+                number,
+                lambda *_: fail(
+                    f"Interrupted, but the update is complete. To take it back: {TAKE_BACK}"
+                ),
+            )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _whole_tree(self, tree: str) -> str:
+        """Return the repository's tree, with `tree` in the place of the project's folder."""
+        for folder, name in [
+            (part.parent, part.name) for part in [self.prefix, *self.prefix.parents] if part.name
+        ]:
+            inside = "" if str(folder) == "." else str(folder)
+            entries = self.lines("ls-tree", "-z", "--full-tree", f"HEAD:{inside}")
+            entries = [entry for entry in entries if entry.partition("\t")[2] != name]
+            entries.append(f"040000 tree {tree}\t{name}")
+            tree = os.fsdecode(self.git("mktree", "-z", input=join(entries)).stdout).strip()
+        return tree
+
+    def _mark_conflicts(self, merged: "Merge") -> None:
+        entries = []
+        for name, stages in merged.conflicts.items():
+            path = str(self.prefix / name)
+            entries.append(f"0 {'0' * len(next(iter(stages.values()))[1])}\t{path}")
+            entries += [f"{mode} {oid} {stage}\t{path}" for stage, (mode, oid) in stages.items()]
+            # Outside of a sparse checkout: a conflict has to be where its owner can resolve it.
+            if name in merged.files and not os.path.lexists(self.folder / name):
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                content = ("cat-file", "--filters", f"--path={path}", merged.files[name][1])
+                (self.folder / name).write_bytes(self.git(*content).stdout)
+        self.git("update-index", "-z", "--index-info", input=join(entries))
+
+    def _restore(self, merged: "Merge", existed: set[str]) -> None:
+        for name in set(changes(self.tree(), merged.files)) - existed:
+            (self.folder / name).unlink(missing_ok=True)
+        self.git("restore", "--source=HEAD", "--staged", "--worktree", "--", ".", at=self.folder)
+
+
+def require_answers(folder: Path) -> None:
+    if (folder / ANSWERS).exists():
+        return
+    for parent in folder.parents:
+        if (parent / ANSWERS).exists():
+            fail(f"The project is in a folder above this one: cd '{parent}'")
+    fail(
+        f"{ANSWERS} is missing, which names the template. Restore it: git checkout HEAD -- {ANSWERS}"
+    )
+
+
+def refuse_unversioned(command: str) -> NoReturn:
+    fail(
+        "An update tells your edits from the template's by git, and nothing is committed here:",
+        f"  {command}",
+    )
+
+
+# --- The merge ---------------------------------------------------------------
+
+
+@dataclass
+class Merge:
+    """What git made of it: the files as they will stand, and what a person should know of them."""
+
+    files: Tree
+    conflicts: dict[str, dict[int, File]] = field(default_factory=dict)
+    kept_both: list[str] = field(default_factory=list)
+    stay_deleted: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    deleted_edited: list[str] = field(default_factory=list)
+
+
+class Scratch:
+    """A repository in a temporary folder, which reads the project's objects and nobody's settings."""
+
+    def __init__(self, folder: Path, project: Project) -> None:
+        self.folder = folder
+        home = folder.with_name("home")
+        home.mkdir()
+        self.environment = neutral_environment(home)
+        kind = os.fsdecode(project.git("rev-parse", "--show-object-format").stdout).strip()
+        run(
+            ["git", "init", "-q", "--template=", f"--object-format={kind}", str(folder)],
+            env=self.environment,
+        )
+        objects = project.git("rev-parse", "--git-path", "objects").stdout
+        (folder / ".git/objects/info").mkdir(parents=True, exist_ok=True)
+        alternates = folder / ".git/objects/info/alternates"
+        alternates.write_bytes(
+            os.fsencode(quoted(str(project.top / os.fsdecode(objects).strip("\n")))) + b"\n"
+        )
+        # What is merged are the committed bytes: no line endings, filters or encodings here.
+        (folder / ".git/info").mkdir(exist_ok=True)
+        (folder / ".git/info/attributes").write_text(
+            "* -text !eol -filter -ident !working-tree-encoding\n"
+        )
+
+    def git(self, *arguments: str, check: bool = True, **options: Any) -> Any:
+        environment = {**self.environment, **options.pop("env", {})}
+        return run(["git", *arguments], cwd=self.folder, env=environment, check=check, **options)
+
+    def text(self, *arguments: str, **options: Any) -> str:
+        return os.fsdecode(self.git(*arguments, **options).stdout).strip("\n")
+
+    def add(self, folder: Path) -> Tree:
+        """Store a folder's files, those too that a .gitignore names."""
+        index = {"env": {"GIT_INDEX_FILE": str(folder.with_suffix(".index"))}}
+        self.git(f"--work-tree={folder}", "add", "--force", "--all", ".", **index)
+        return parse_stages(split(self.git("ls-files", "--stage", "-z", **index).stdout))[0]
+
+    def tree(self, files: Tree) -> str:
+        """Store a tree; return its id."""
+        index = {"env": {"GIT_INDEX_FILE": str(self.folder.with_suffix(".index"))}}
+        self.git("read-tree", "--empty", **index)
+        entries = [f"{mode} {oid}\t{name}" for name, (mode, oid) in files.items()]
+        self.git("update-index", "-z", "--index-info", input=join(entries), **index)
+        return self.text("write-tree", "--missing-ok", **index)
+
+    def commit(self, files: Tree, *parents: str) -> str:
+        chain = [part for parent in parents for part in ("-p", parent)]
+        return self.text("commit-tree", *chain, "-m", "update", self.tree(files))
+
+    def blob(self, oid: str) -> bytes:
+        content: bytes = self.git("cat-file", "blob", oid).stdout
+        return content
+
+    def store(self, content: bytes) -> str:
+        return self.text("hash-object", "-w", "--stdin", input=content)
+
+    def pack(self, merged: Merge) -> bytes:
+        """Return the objects of a merge that the project does not have."""
+        stages = [stage for files in merged.conflicts.values() for stage in files.values()]
+        wanted = {oid for mode, oid in [*merged.files.values(), *stages] if mode != "160000"}
+        listed = "\n".join([*wanted, self.tree(merged.files)])
+        packed: bytes = self.git(
+            "pack-objects", "-q", "--local", "--revs", "--stdout", input=listed.encode() + b"\n"
+        ).stdout
+        return packed
+
+
+def merge_releases(
+    scratch: Scratch, folder: Path, project: Project, releases: dict[str, Any]
+) -> Merge:
+    """Merge what changed between two renders into what the project has committed."""
+    old, new, ours = scratch.add(folder / "old"), scratch.add(folder / "new"), project.tree()
+    project.refuse_markers(old)
+    refuse_folders_for_files(ours, new)
+    leave_owned(old, ours, new, releases["owned"])
+    committed = dict(ours)
+    moved = follow_moves(old, ours, new, releases["moves"])
+    merged = merge(scratch, old, ours, new)
+    merged.moved = moved
+    leave_ignored(project, merged, committed)
+    list_deletions(scratch, merged, ours)
+    return merged
+
+
+def follow_moves(old: Tree, ours: Tree, new: Tree, moves: list[list[str]]) -> list[str]:
+    """Move in `old` and in `ours` what a release says that it moved; return the owner's moves."""
+    moved = []
+    for before, after in moves:
+        if before in new or after not in new:
+            continue
+        for files in (old, ours):
+            if before in files and after not in files:
+                files[after] = files.pop(before)
+                moved += [f"{before} -> {after}"] * (files is ours)
+    return moved
+
+
+def refuse_folders_for_files(ours: Tree, new: Tree) -> None:
+    """Fail where the project has a folder by the name of a file of the template, or the reverse."""
+    for mine, theirs in ((ours, new), (new, ours)):
+        folders = {str(parent) for name in mine for parent in PurePosixPath(name).parents}
+        if both := sorted(folders & theirs.keys()):
+            owner, other = (
+                ("the project", "the template") if mine is ours else ("the template", "the project")
+            )
+            fail(
+                f"{both[0]} is a folder in {owner} and a file in {other}. "
+                "Give yours another name and commit, then update."
+            )
+
+
+def leave_owned(old: Tree, ours: Tree, new: Tree, owned: list[list[list[str]]]) -> None:
+    """Take what is the owner's once made out of the difference between the releases."""
+    for before, after in owned:
+        if before and after:
+            for name in after:
+                del new[name]
+            new.update({name: old[name] for name in before})
+        elif after:
+            for name in set(after) & ours.keys():
+                del new[name]
+
+
+def leave_ignored(project: Project, merged: Merge, committed: Tree) -> None:
+    """Leave the owner's ignored files alone, such as `.env`, where the template brings one."""
+    for name in sorted(merged.files.keys() - committed.keys()):
+        path = project.folder / name
+        above = [parent for parent in path.parents if parent.is_relative_to(project.folder)]
+        in_the_way = [parent for parent in above if os.path.lexists(parent) and not parent.is_dir()]
+        tracked = {
+            str(part.relative_to(project.folder)) for part in [path, *in_the_way]
+        } & committed.keys()
+        if (os.path.lexists(path) or in_the_way) and not tracked:
+            del merged.files[name]
+            merged.conflicts.pop(name, None)
+            merged.ignored.append(name)
+
+
+def list_deletions(scratch: Scratch, merged: Merge, ours: Tree) -> None:
+    """Note what is gone, and what only moved (the explicit moves are in `ours` already)."""
+    before, after = scratch.tree(ours), scratch.tree(merged.files)
+    compared = ("diff-tree", "-r", "-z", "-M", "--name-status", "--diff-filter=DR", before, after)
+    entries = iter(split(scratch.git(*compared).stdout))
+    for status in entries:
+        name = next(entries)
+        if status == "D":
+            merged.deleted.append(name)
+        else:
+            merged.moved.append(f"{name} -> {next(entries)}")
+    merged.deleted_edited = sorted(
+        name for name, stages in merged.conflicts.items() if stages.keys() == {1, 2}
+    )
+
+
+def merge(scratch: Scratch, old: Tree, ours: Tree, new: Tree) -> Merge:
+    """Merge two trees that come from `old` by git's default strategy, which follows renames."""
+    base = scratch.commit(old)
+    scratch.git("checkout", "-q", "--detach", scratch.commit(ours, base))
+    scratch.git("update-ref", "refs/heads/template", scratch.commit(new, base))
+    done = scratch.git(
+        "-c",
+        "merge.directoryRenames=true",
+        "merge",
+        "-q",
+        "--no-commit",
+        "--no-ff",
+        "template",
         check=False,
     )
-    if found.returncode != 0:
-        fail(
-            "An update tells your work from the template's by git, and nothing is committed here:",
-            "  git init && git add . && git commit -m 'Start the service'",
-        )
-    return Path(found.stdout.splitlines()[0])
+    if done.returncode not in (0, 1):
+        fail("git can't merge this; nothing was changed:", last_line(os.fsdecode(done.stderr)))
+    stages = parse_stages(split(scratch.git("ls-files", "--stage", "-z").stdout))
+    merged = Merge(stages.pop(0, {}))
+    by_name: dict[str, dict[int, File]] = defaultdict(dict)
+    for stage, files in stages.items():
+        for name, file in files.items():
+            by_name[name][stage] = file
+    for name, versions in sorted(by_name.items()):
+        settle(scratch, merged, name, versions)
+    return merged
 
 
-def refuse_uncommitted() -> None:
-    if changed := git("status", "--porcelain").splitlines():
-        shown = [f"  {line}" for line in changed[:10]]
-        fail(
-            "Commit your work first, so that the update can be looked through and taken back:",
-            *shown,
-        )
+def settle(scratch: Scratch, merged: Merge, name: str, versions: dict[int, File]) -> None:
+    """Resolve a conflict that needs no choice; record the others."""
+    if versions.keys() == {1, 3}:
+        merged.stay_deleted.append(name)
+        return
+    path = scratch.folder / name
+    regular = path.is_file() and not path.is_symlink()
+    mode, oid = versions.get(2) or versions.get(3) or versions[1]
+    if regular and versions.keys() == {1, 2, 3} and b"<<<<<<< " in path.read_bytes():
+        content, kept, left = keep_both(scratch, versions)
+        merged.kept_both += [name] * kept
+        merged.files[name] = mode_of(versions), scratch.store(content)
+        if not left:
+            return
+    elif regular and len(versions) > 1:
+        merged.files[name] = mode, scratch.store(labelled(path.read_bytes()))
+    elif os.path.lexists(path):
+        merged.files[name] = mode, oid
+    merged.conflicts[name] = versions
 
 
-def refuse_unasked(arguments: tuple[str, ...], known: dict[str, Any], package: str | None) -> None:
-    for flag, argument in zip(arguments, arguments[1:], strict=False):
-        name, _, answer = argument.partition("=")
-        if flag not in ("--data", "-d"):
-            continue
-        if name == "package_name" and answer != package:
-            fail("package_name can't change: Copier would delete the old package with your edits.")
-        if name not in known or name.startswith("_"):
-            fail(f"There is no question {name}, or it is not asked with these answers.")
+def mode_of(versions: dict[int, File]) -> str:
+    """Return the mode that one side changed, else that of the owner's."""
+    base, ours, theirs = (versions[stage][0] for stage in (1, 2, 3))
+    return theirs if ours == base else ours
 
 
-def answers(project: Path | None = None) -> dict[str, Any]:
-    """Read the answers file; fail where it can't tell which template this project came from."""
-    path = (project or Path()) / ANSWERS
-    if not path.exists():
-        fail(
-            f"{ANSWERS} is missing: without it nobody knows the template. Restore it: git checkout HEAD -- {ANSWERS}"
-        )
+BEFORE, AFTER = b"before updating", b"after updating"
+
+
+def labelled(content: bytes) -> bytes:
+    """Name both sides in a conflict's markers as they are named everywhere in an update."""
+    content = re.sub(rb"(?m)^<<<<<<< HEAD(?=[:\r\n])", b"<<<<<<< " + BEFORE, content)
+    return re.sub(rb"(?m)^>>>>>>> template(?=[:\r\n])", b">>>>>>> " + AFTER, content)
+
+
+def keep_both(scratch: Scratch, versions: dict[int, File]) -> tuple[bytes, bool, bool]:
+    """Merge three versions of a file; where both sides inserted, keep the template's lines, then ours.
+
+    Returns the content, whether a place was settled that way, and whether a conflict is left.
+    """
+    for stage, name in ((1, "base"), (2, "ours"), (3, "theirs")):
+        (scratch.folder.parent / name).write_bytes(scratch.blob(versions[stage][1]))
+    # Markers of a length that no file has.
+    size = 100
+    labels = ("-L", BEFORE.decode(), "-L", "base", "-L", AFTER.decode())
+    files = [str(scratch.folder.parent / name) for name in ("ours", "base", "theirs")]
+    options = ("merge-file", "-p", *labels)
+    diff3 = scratch.git(*options, "--diff3", f"--marker-size={size}", *files, check=False).stdout
+    pieces = hunks(diff3.splitlines(keepends=True), size)
+    kept = any(base == [] for piece in pieces if len(piece) == 3 for base in piece[1:2])
+    left = any(len(piece) == 3 and piece[1] for piece in pieces)
+    if not kept:
+        return scratch.git(*options, *files, check=False).stdout, False, left
+    return b"".join(line for piece in pieces for line in resolved(piece)), True, left
+
+
+def hunks(lines: list[bytes], size: int) -> list[tuple[list[bytes], ...]]:
+    """Split a merge in diff3 style: one list for merged lines, three for ours, base and theirs."""
+    starts = {character * size: part for part, character in enumerate((b"<", b"|", b"=", b">"))}
+    found: list[tuple[list[bytes], ...]] = [([],)]
+    part = 0
+    for line in lines:
+        part = starts.get(line[:size], -1)
+        if part == 0:
+            found.append(([], [], []))
+            side = 0
+        elif part == 3:
+            found.append(([],))
+        elif part > 0:
+            side = part
+        else:
+            found[-1][side if len(found[-1]) == 3 else 0].append(line)
+    return found
+
+
+def resolved(piece: tuple[list[bytes], ...]) -> list[bytes]:
+    if len(piece) == 1:
+        return piece[0]
+    ours, base, theirs = piece
+    start = len(os.path.commonprefix([ours, theirs]))
+    end = len(os.path.commonprefix([ours[start:][::-1], theirs[start:][::-1]]))
+    head, tail = ours[:start], ours[len(ours) - end :]
+    mine, other = ours[start : len(ours) - end], theirs[start : len(theirs) - end]
+    if not base:
+        return [*head, *other, *mine, *tail]
+    marks = [b"<<<<<<< " + BEFORE + b"\n", b"=======\n", b">>>>>>> " + AFTER + b"\n"]
+    return [*head, marks[0], *mine, marks[1], *other, marks[2], *tail]
+
+
+def changes(before: Tree, after: Tree) -> list[str]:
+    """List the paths that differ."""
+    return sorted(
+        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+    )
+
+
+# --- The two renders, in a process of their own that has Copier ----------------
+
+
+def rendered(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Render the recorded and the new release below `folder`; return what is known of them."""
+    asked = {"folder": str(folder), **vars(options)}
+    command = [uv(), "run", "--quiet", "--with", COPIER, "--script", __file__, "--render"]
+    done = subprocess.run(
+        [*command, json.dumps(asked)], capture_output=True, text=True, check=False
+    )
     try:
-        recorded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        source, _ = str(recorded["_src_path"]), recorded["_commit"]
-    except (yaml.YAMLError, KeyError, TypeError):
-        fail(
-            f"{ANSWERS} has no _src_path and _commit: restore it with git, it is not to be edited by hand."
+        told: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        fault = last_line(done.stderr)
+        fail("Nothing was changed, since Copier can't be run (are you offline?):", f"  {fault}")
+    if "refused" in told:
+        fail(*told["refused"])
+    return told
+
+
+def render(asked: dict[str, Any]) -> dict[str, Any]:
+    """Clone the template and render two of its releases; raise `RefusedError` where that fails."""
+    import yaml
+
+    folder, check = Path(asked["folder"]), asked["check"]
+    before = recorded(Path(ANSWERS))
+    template = Template(before["_src_path"], folder)
+    if not template.has(before["_commit"]):
+        raise RefusedError(
+            f"The template no longer has {before['_commit']}, the release of this project, "
+            "so nothing can be compared with it.",
+            f"Bring that tag or commit back at {before['_src_path']}, then update.",
         )
+    template.render(folder / "new", asked["vcs_ref"], asked["data"], asked["prereleases"])
+    after = recorded(folder / "new" / ANSWERS)
+    if not template.has(after["_commit"]):
+        raise RefusedError(
+            f"The template at {before['_src_path']} has uncommitted changes: commit them."
+        )
+    template.refuse_older(before, after)
+    refuse_unasked(asked["data"], before, after)
+    told = {"before": before, "after": after, "news": template.news(before, after)}
+    if check:
+        return told
+    template.render(folder / "old", before["_commit"], [], prereleases=False)
+    commit = folder / "old" / ANSWERS
+    line = f"_commit: {before['_commit']}"
+    commit.write_text(
+        re.sub(r"(?m)^_commit: .*$", lambda _: line, commit.read_text(encoding="utf-8")),
+        encoding="utf-8",
+    )
+    told["moves"] = template.moves(before, after)
+    settings = yaml.safe_load(template.file(after["_commit"], "copier.yml")) or {}
+    told["owned"] = owned(settings.get("_skip_if_exists", []), folder)
+    return told
+
+
+class RefusedError(Exception):
+    """An update that can't be; its arguments are the lines to print."""
+
+
+class Template:
+    """A clone of the template's repository, from which Copier renders without anybody's settings."""
+
+    def __init__(self, source: str, folder: Path) -> None:
+        self.folder = folder / "template.git"
+        url = location(source)
+        clone = ["git", "-c", "core.hooksPath=/dev/null", "clone", "-q", "--bare", "--template="]
+        done = run(
+            [*clone, "--", url, str(self.folder)], check=False, env={**os.environ, "LC_ALL": "C"}
+        )
+        if done.returncode:
+            said = os.fsdecode(done.stderr).splitlines()
+            fatal = [line for line in said if line.startswith("fatal: ")] or said[-1:]
+            raise RefusedError(
+                f"The template can't be read from {source}; nothing was changed:", f"  {fatal[0]}"
+            )
+        home = folder / "copier"
+        home.mkdir()
+        settings = "[safe]\n\tdirectory = *\n[core]\n\tautocrlf = false\n"
+        if not Path(url).exists():
+            stem = quoted(str(self.folder.with_suffix("")))
+            settings += f"[url {stem}]\n\tinsteadOf = {quoted(url.removesuffix('.git'))}\n"
+        (home / ".gitconfig").write_text(settings, encoding="utf-8")
+        os.environ.update(neutral_environment(home), COPIER_CACHE_DIR=str(home / "mirrors"))
+
+    def git(self, *arguments: str) -> str:
+        """Return what git prints, or nothing if it fails."""
+        done = run(["git", f"--git-dir={self.folder}", *arguments], check=False)
+        return "" if done.returncode else os.fsdecode(done.stdout)
+
+    def has(self, reference: str) -> bool:
+        return bool(self.git("rev-parse", "--quiet", "--verify", f"{reference}^{{commit}}"))
+
+    def file(self, commit: str, name: str) -> str:
+        return self.git("show", f"{commit}:{name}")
+
+    def render(
+        self, folder: Path, reference: str | None, data: list[str], prereleases: bool
+    ) -> None:
+        import copier
+
+        folder.mkdir()
+        shutil.copy(ANSWERS, folder)
+        chosen = dict(entry.split("=", 1) for entry in data)
+        try:
+            copier.run_recopy(
+                folder,
+                data=chosen,
+                vcs_ref=reference,
+                use_prereleases=prereleases,
+                defaults=True,
+                overwrite=True,
+                quiet=True,
+            )
+        except Exception as error:
+            raise RefusedError(
+                "Copier can't render the template; nothing was changed:",
+                f"  {last_line(str(error))}",
+            ) from error
+
+    def refuse_older(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        old, new = str(before["template_release"]), str(after["template_release"])
+        if version(new) < version(old):
+            raise RefusedError(
+                f"This project has template release {old}, and that would be {new}: "
+                "an update never goes back. Nothing was changed."
+            )
+
+    def news(self, before: dict[str, Any], after: dict[str, Any]) -> str:
+        """Return what the changelog says of the releases after the project's."""
+        changelog = self.file(after["_commit"], "CHANGELOG.md")
+        newer = changelog.partition(f"\n## {before['template_release']}\n")[0]
+        _, heading, news = newer.partition("\n## ")
+        return (
+            (heading + news).strip()
+            if version(after["template_release"]) > version(before["template_release"])
+            else ""
+        )
+
+    def moves(self, before: dict[str, Any], after: dict[str, Any]) -> list[list[str]]:
+        """List paths that releases after the project's have moved: old, new."""
+        package = str(before.get("package_name", ""))
+        listed = [
+            line.split() for line in self.file(after["_commit"], "includes/moves.txt").splitlines()
+        ]
+        return [
+            [path.replace("{{package_name}}", package) for path in line[1:]]
+            for line in listed
+            if len(line) == 3
+            and line[0][0].isdigit()
+            and version(line[0]) > version(before["template_release"])
+        ]
+
+
+def owned(patterns: list[str], folder: Path) -> list[list[list[str]]]:
+    """List, for each pattern of files that are the owner's once made, its paths in both renders."""
+    from pathspec import GitIgnoreSpec
+
+    trees = [
+        [path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()]
+        for root in (folder / "old", folder / "new")
+    ]
+    specs = [GitIgnoreSpec.from_lines([pattern]) for pattern in patterns]
+    return [[[name for name in tree if spec.match_file(name)] for tree in trees] for spec in specs]
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """Read an answers file; refuse one that does not name its template, or that was edited by hand."""
+    import yaml
+
+    try:
+        answers: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        source = answers["_src_path"] = str(answers["_src_path"])
+        answers["_commit"] = str(answers["_commit"])
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        raise RefusedError(
+            f"{ANSWERS} has no _src_path and _commit: restore it with git, it is not to be edited by hand."
+        ) from None
+    answers["template_release"] = str(answers.get("template_release", "1.0.0"))
     if ":" not in source and not Path(source).expanduser().is_absolute():
-        fail(
+        raise RefusedError(
             f"The template's place is a relative path: {source}",
             f"Write its absolute path or its URL after _src_path in {ANSWERS}, and commit.",
         )
     if ":" not in source and not Path(source).expanduser().exists():
-        fail(
+        raise RefusedError(
             f"The template is no longer at {source}",
             f"Write its new path or its URL after _src_path in {ANSWERS}, and commit.",
         )
-    return recorded
-
-
-def copier_update(project: Path, arguments: tuple[str, ...]) -> str:
-    """Run `copier update` with the recorded answers; return what the template says is new."""
-    command = [sys.executable, "-m", "copier", "update", "--defaults", *arguments, "."]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        said = done.stderr or done.stdout
-        lines = [line.strip(" |") for line in said.splitlines() if line.strip(" |")]
-        told = [line for line in lines if line.startswith("fatal: ")] or lines[-1:]
-        untouched = project != Path.cwd()
-        fail(
-            "Copier can't update this project, and nothing was changed:"
-            if untouched
-            else "Copier stopped half-way; take back what it did with `git reset --hard`:",
-            *(f"  {line.removeprefix('ValueError: ')}" for line in told),
+    if answers.get("answers_checksum", "") not in ("", checksum(answers)):
+        raise RefusedError(
+            f"Answers in {ANSWERS} were edited by hand, so they don't match the project's files.",
+            f'Restore them (git log -p {ANSWERS}), commit, then: make update ARGS="--data NAME=VALUE"',
         )
-    _, heading, news = done.stderr.partition(CLOSING)[0].partition("\n## ")
-    return heading + news
+    return answers
 
 
-def confirm(deleted: list[str]) -> None:
-    print("This deletes, edited or not:", *(f"  {name}" for name in deleted), sep="\n")
-    if not sys.stdin.isatty():
-        fail('Nothing was changed. To agree beforehand: make update ARGS="--yes"')
-    if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
-        fail("Nothing was changed.")
+def checksum(answers: dict[str, Any]) -> str:
+    """Return what the answers file holds of its answers, to tell an edit from an answer."""
+    ours = ("template_release", "answers_checksum")
+    listed = "".join(
+        f"{name}={answers[name]}\n"
+        for name in sorted(answers)
+        if name[0] != "_" and name not in ours
+    )
+    return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
 
-def git(*arguments: str, at: Path | None = None) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=at, capture_output=True, text=True, check=True
-    ).stdout
+def refuse_unasked(data: list[str], before: dict[str, Any], after: dict[str, Any]) -> None:
+    for entry in data:
+        name, _, answer = entry.partition("=")
+        if name == "package_name" and answer != before.get(name):
+            raise RefusedError(
+                "package_name can't change: it is in the paths and imports of your files."
+            )
+        if (
+            name.startswith("_")
+            or name not in {**before, **after}
+            or name.startswith(("template_release", "answers_checksum"))
+        ):
+            raise RefusedError(
+                f"There is no question {name}, or it is not asked with these answers."
+            )
+
+
+def location(source: str) -> str:
+    """Return the address that git understands, of one that Copier does."""
+    for alias, host in (("gh:", "https://github.com/"), ("gl:", "https://gitlab.com/")):
+        if source.startswith(alias):
+            source = host + source.removeprefix(alias).lstrip("/")
+    source = source.removeprefix("git+")
+    return str(Path(source).expanduser()) if source.startswith("~") else source
+
+
+# --- Small things ------------------------------------------------------------
+
+
+def neutral_environment(home: Path) -> dict[str, str]:
+    """Return an environment in which git has no settings but those of `home`, and an identity."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    who = {
+        f"GIT_{role}_{part}": "update"
+        for role in ("AUTHOR", "COMMITTER")
+        for part in ("NAME", "EMAIL")
+    }
+    where = {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "LC_ALL": "C",
+    }
+    return {**environment, **who, **where}
+
+
+def run(command: list[str], **options: Any) -> Any:
+    return subprocess.run(command, capture_output=True, **{"check": True, **options})
+
+
+def split(output: bytes) -> list[str]:
+    return [os.fsdecode(part) for part in output.split(b"\0") if part]
+
+
+def join(entries: list[str]) -> bytes:
+    return b"".join(os.fsencode(entry) + b"\0" for entry in entries)
+
+
+def parse_tree(entries: list[str]) -> Tree:
+    """Read `git ls-tree -rz`."""
+    found = {}
+    for entry in entries:
+        about, _, name = entry.partition("\t")
+        mode, _, oid = about.split()
+        found[name] = (mode, oid)
+    return found
+
+
+def parse_stages(entries: list[str]) -> dict[int, Tree]:
+    """Read `git ls-files --stage -z`: a tree for each stage."""
+    found: dict[int, Tree] = defaultdict(dict)
+    for entry in entries:
+        about, _, name = entry.partition("\t")
+        mode, oid, stage = about.split()
+        found[int(stage)][name] = (mode, oid)
+    return found
+
+
+def quoted(text: str) -> str:
+    """Quote a value as git's own files do."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def version(release: object) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", str(release)))
+
+
+def uv() -> str:
+    return os.environ.get("UV") or shutil.which("uv") or ".uv/bin/uv"
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip(" |") for line in text.splitlines() if line.strip(" |")]
+    return lines[-1].removeprefix("ValueError: ") if lines else ""
 
 
 def fail(*lines: str) -> NoReturn:
+    """End with exit status 1 and these lines."""
+    sys.stdout.flush()
     sys.exit("\n".join(lines))
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    if sys.argv[1:2] == ["--render"]:
+        try:
+            print(json.dumps(render(json.loads(sys.argv[2])), default=str))
+        except RefusedError as refusal:
+            print(json.dumps({"refused": refusal.args}))
+    else:
+        try:
+            sys.exit(main(*sys.argv[1:]))
+        except subprocess.CalledProcessError as fault:
+            fail(
+                "git failed, and nothing was changed:", f"  {last_line(os.fsdecode(fault.stderr))}"
+            )
