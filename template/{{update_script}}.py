@@ -43,7 +43,21 @@ Tree = dict[str, File]
 
 
 def main(*arguments: str) -> int:
-    """Update the project in the current folder, or with `--check` only report; 0 if all is well."""
+    """Run as `make update` or as the process that renders for it; return the exit status."""
+    try:
+        if arguments[:1] == ("--render",):
+            print(json.dumps(render(json.loads(arguments[1])), default=str))
+            return 0
+        return update(*arguments)
+    except RefusedError as refusal:
+        print(json.dumps({"refused": refusal.args}))
+        return 1
+    except subprocess.CalledProcessError as error:
+        fail("git failed, and nothing was changed:", f"  {last_line(os.fsdecode(error.stderr))}")
+
+
+def update(*arguments: str) -> int:
+    """Update the project in the current folder, or with `--check` only report."""
     options = parse(arguments)
     project = Project(Path.cwd())
     if not options.check:
@@ -117,10 +131,10 @@ def report(merged: "Merge", headline: str) -> None:
     print(headline)
     for text, names in (
         ("Moved:", merged.moved),
-        ("Both sides added lines at the same place; both are kept, look at:", merged.kept_both),
+        ("Both sides changed neighbouring lines; both are kept, look at:", merged.kept_both),
         (
-            "You deleted these and the template changed them; they stay deleted:",
-            merged.stay_deleted,
+            "You deleted or replaced these, which the template changed; they stay as they are:",
+            merged.left_alone,
         ),
         ("Ignored by git and yours, so not written:", merged.ignored),
         ("Both sides changed the same lines of:", sorted(merged.conflicts)),
@@ -329,7 +343,7 @@ class Merge:
     files: Tree
     conflicts: dict[str, dict[int, File]] = field(default_factory=dict)
     kept_both: list[str] = field(default_factory=list)
-    stay_deleted: list[str] = field(default_factory=list)
+    left_alone: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
@@ -358,7 +372,7 @@ class Scratch:
         # What is merged are the committed bytes: no line endings, filters or encodings here.
         (folder / ".git/info").mkdir(exist_ok=True)
         (folder / ".git/info/attributes").write_text(
-            "* -text !eol -filter -ident !working-tree-encoding\n"
+            "* -text !eol -filter -ident !working-tree-encoding conflict-marker-size=100\n"
         )
 
     def git(self, *arguments: str, check: bool = True, **options: Any) -> Any:
@@ -385,10 +399,6 @@ class Scratch:
     def commit(self, files: Tree, *parents: str) -> str:
         chain = [part for parent in parents for part in ("-p", parent)]
         return self.text("commit-tree", *chain, "-m", "update", self.tree(files))
-
-    def blob(self, oid: str) -> bytes:
-        content: bytes = self.git("cat-file", "blob", oid).stdout
-        return content
 
     def store(self, content: bytes) -> str:
         return self.text("hash-object", "-w", "--stdin", input=content)
@@ -496,15 +506,9 @@ def merge(scratch: Scratch, old: Tree, ours: Tree, new: Tree) -> Merge:
     base = scratch.commit(old)
     scratch.git("checkout", "-q", "--detach", scratch.commit(ours, base))
     scratch.git("update-ref", "refs/heads/template", scratch.commit(new, base))
+    settings = ("-c", "merge.directoryRenames=true", "-c", "merge.conflictStyle=diff3")
     done = scratch.git(
-        "-c",
-        "merge.directoryRenames=true",
-        "merge",
-        "-q",
-        "--no-commit",
-        "--no-ff",
-        "template",
-        check=False,
+        *settings, "merge", "-q", "--no-commit", "--no-ff", "template", check=False
     )
     if done.returncode not in (0, 1):
         fail("git can't merge this; nothing was changed:", last_line(os.fsdecode(done.stderr)))
@@ -514,99 +518,118 @@ def merge(scratch: Scratch, old: Tree, ours: Tree, new: Tree) -> Merge:
     for stage, files in stages.items():
         for name, file in files.items():
             by_name[name][stage] = file
+    leave_replaced(merged, by_name)
     for name, versions in sorted(by_name.items()):
         settle(scratch, merged, name, versions)
     return merged
 
 
+def leave_replaced(merged: Merge, by_name: dict[str, dict[int, File]]) -> None:
+    """Keep what the owner put in a file's place, such as a link; git sets the template's aside."""
+    for aside in [name for name in by_name if name.endswith("~template")]:
+        name = aside.removesuffix("~template")
+        if by_name[aside].keys() == {1, 3}:
+            del by_name[aside]
+            merged.left_alone.append(name)
+            if by_name.get(name, {}).keys() in ({2}, {1, 2}):
+                merged.files[name] = by_name.pop(name)[2]
+
+
+@dataclass
+class Hunk:
+    """A place of a file where two sides meet: the lines of both, and those before."""
+
+    ours: list[bytes]
+    base: list[bytes]
+    theirs: list[bytes]
+
+
+# A length of git's markers that no file's own lines have.
+MARKER = 100
+
+
 def settle(scratch: Scratch, merged: Merge, name: str, versions: dict[int, File]) -> None:
     """Resolve a conflict that needs no choice; record the others."""
     if versions.keys() == {1, 3}:
-        merged.stay_deleted.append(name)
+        merged.left_alone.append(name)
         return
     path = scratch.folder / name
-    regular = path.is_file() and not path.is_symlink()
     mode, oid = versions.get(2) or versions.get(3) or versions[1]
-    if regular and versions.keys() == {1, 2, 3} and b"<<<<<<< " in path.read_bytes():
-        content, kept, left = keep_both(scratch, versions)
-        merged.kept_both += [name] * kept
-        merged.files[name] = mode_of(versions), scratch.store(content)
-        if not left:
-            return
-    elif regular and len(versions) > 1:
-        merged.files[name] = mode, scratch.store(labelled(path.read_bytes()))
+    if path.is_file() and not path.is_symlink() and mode != "160000":
+        pieces = hunks(path.read_bytes().splitlines(keepends=True))
+        settled = pieces
+        if versions.keys() == {1, 2, 3}:
+            mode = versions[3][0] if mode == versions[1][0] else mode
+            settled = [
+                without_choice(piece, at_end=not any(pieces[place + 1 :]))
+                for place, piece in enumerate(pieces)
+            ]
+        merged.files[name] = mode, scratch.store(b"".join(map(marked, settled)))
+        if settled != pieces:
+            merged.kept_both.append(name)
+            if not any(isinstance(piece, Hunk) for piece in settled):
+                return
     elif os.path.lexists(path):
         merged.files[name] = mode, oid
     merged.conflicts[name] = versions
 
 
-def mode_of(versions: dict[int, File]) -> str:
-    """Return the mode that one side changed, else that of the owner's."""
-    base, ours, theirs = (versions[stage][0] for stage in (1, 2, 3))
-    return theirs if ours == base else ours
-
-
-BEFORE, AFTER = b"before updating", b"after updating"
-
-
-def labelled(content: bytes) -> bytes:
-    """Name both sides in a conflict's markers as they are named everywhere in an update."""
-    content = re.sub(rb"(?m)^<<<<<<< HEAD(?=[:\r\n])", b"<<<<<<< " + BEFORE, content)
-    return re.sub(rb"(?m)^>>>>>>> template(?=[:\r\n])", b">>>>>>> " + AFTER, content)
-
-
-def keep_both(scratch: Scratch, versions: dict[int, File]) -> tuple[bytes, bool, bool]:
-    """Merge three versions of a file; where both sides inserted, keep the template's lines, then ours.
-
-    Returns the content, whether a place was settled that way, and whether a conflict is left.
-    """
-    for stage, name in ((1, "base"), (2, "ours"), (3, "theirs")):
-        (scratch.folder.parent / name).write_bytes(scratch.blob(versions[stage][1]))
-    # Markers of a length that no file has.
-    size = 100
-    labels = ("-L", BEFORE.decode(), "-L", "base", "-L", AFTER.decode())
-    files = [str(scratch.folder.parent / name) for name in ("ours", "base", "theirs")]
-    options = ("merge-file", "-p", *labels)
-    diff3 = scratch.git(*options, "--diff3", f"--marker-size={size}", *files, check=False).stdout
-    pieces = hunks(diff3.splitlines(keepends=True), size)
-    kept = any(base == [] for piece in pieces if len(piece) == 3 for base in piece[1:2])
-    left = any(len(piece) == 3 and piece[1] for piece in pieces)
-    if not kept:
-        return scratch.git(*options, *files, check=False).stdout, False, left
-    return b"".join(line for piece in pieces for line in resolved(piece)), True, left
-
-
-def hunks(lines: list[bytes], size: int) -> list[tuple[list[bytes], ...]]:
-    """Split a merge in diff3 style: one list for merged lines, three for ours, base and theirs."""
-    starts = {character * size: part for part, character in enumerate((b"<", b"|", b"=", b">"))}
-    found: list[tuple[list[bytes], ...]] = [([],)]
-    part = 0
+def hunks(lines: list[bytes]) -> list[list[bytes] | Hunk]:
+    """Split what git merged in diff3 style into lines and conflicts."""
+    pieces: list[list[bytes] | Hunk] = []
+    side: list[bytes] = []
+    pieces.append(side)
     for line in lines:
-        part = starts.get(line[:size], -1)
-        if part == 0:
-            found.append(([], [], []))
-            side = 0
-        elif part == 3:
-            found.append(([],))
-        elif part > 0:
-            side = part
+        last = pieces[-1]
+        if line.startswith(b"<" * MARKER):
+            side = []
+            pieces.append(Hunk(side, [], []))
+        elif line.startswith(b"|" * MARKER) and isinstance(last, Hunk):
+            side = last.base
+        elif line.startswith(b"=" * MARKER) and isinstance(last, Hunk):
+            side = last.theirs
+        elif line.startswith(b">" * MARKER):
+            side = []
+            pieces.append(side)
         else:
-            found[-1][side if len(found[-1]) == 3 else 0].append(line)
-    return found
+            side.append(line)
+    return pieces
 
 
-def resolved(piece: tuple[list[bytes], ...]) -> list[bytes]:
-    if len(piece) == 1:
-        return piece[0]
-    ours, base, theirs = piece
+def without_choice(piece: list[bytes] | Hunk, *, at_end: bool) -> list[bytes] | Hunk:
+    """Keep the lines of both sides where neither changed the other's: the template's come first."""
+    if not isinstance(piece, Hunk):
+        return piece
+    head, hunk, tail = common(piece)
+    if not piece.base:
+        return [*head, *hunk.theirs, *hunk.ours, *tail]
+    size = len(piece.base)
+    # One side only added lines before or after those that the other one changed. Where these
+    # are gone, the added ones may have lost their meaning, unless the file ends there.
+    for added, changed in ((piece.ours, piece.theirs), (piece.theirs, piece.ours)):
+        if (changed or at_end) and added[:size] == piece.base:
+            return [*changed, *added[size:]]
+        if changed and added[-size:] == piece.base:
+            return [*added[:-size], *changed]
+    return piece
+
+
+def common(hunk: Hunk) -> tuple[list[bytes], Hunk, list[bytes]]:
+    """Take from a conflict the lines that both sides begin with, and those that both end with."""
+    ours, theirs = hunk.ours, hunk.theirs
     start = len(os.path.commonprefix([ours, theirs]))
     end = len(os.path.commonprefix([ours[start:][::-1], theirs[start:][::-1]]))
-    head, tail = ours[:start], ours[len(ours) - end :]
-    mine, other = ours[start : len(ours) - end], theirs[start : len(theirs) - end]
-    if not base:
-        return [*head, *other, *mine, *tail]
-    marks = [b"<<<<<<< " + BEFORE + b"\n", b"=======\n", b">>>>>>> " + AFTER + b"\n"]
-    return [*head, marks[0], *mine, marks[1], *other, marks[2], *tail]
+    inner = Hunk(ours[start : len(ours) - end], hunk.base, theirs[start : len(theirs) - end])
+    return ours[:start], inner, ours[len(ours) - end :]
+
+
+def marked(piece: list[bytes] | Hunk) -> bytes:
+    """Write a conflict with the usual markers."""
+    if not isinstance(piece, Hunk):
+        return b"".join(piece)
+    head, hunk, tail = common(piece)
+    sides = [b"<<<<<<< before updating\n", *hunk.ours, b"=======\n", *hunk.theirs]
+    return b"".join([*head, *sides, b">>>>>>> after updating\n", *tail])
 
 
 def changes(before: Tree, after: Tree) -> list[str]:
@@ -922,21 +945,10 @@ def last_line(text: str) -> str:
 
 
 def fail(*lines: str) -> NoReturn:
-    """End with exit status 1 and these lines."""
+    """End with exit status 1, and these lines after all that was printed."""
     sys.stdout.flush()
     sys.exit("\n".join(lines))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--render"]:
-        try:
-            print(json.dumps(render(json.loads(sys.argv[2])), default=str))
-        except RefusedError as refusal:
-            print(json.dumps({"refused": refusal.args}))
-    else:
-        try:
-            sys.exit(main(*sys.argv[1:]))
-        except subprocess.CalledProcessError as fault:
-            fail(
-                "git failed, and nothing was changed:", f"  {last_line(os.fsdecode(fault.stderr))}"
-            )
+    sys.exit(main(*sys.argv[1:]))

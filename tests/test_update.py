@@ -1,10 +1,16 @@
 """What an update brings, and what it leaves alone: from every release to the working tree."""
 
+import importlib.util
+import os
+import random
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import copier
@@ -19,6 +25,10 @@ HEADING = re.compile(r"(?m)^## (\d+\.\d+\.\d+)$")
 NEXT = "v999.0.0"
 AFTER_NEXT = "v999.1.0"
 SINGLE_ANSWERS = [{name: choice} for name, choices in CHOICES.items() for choice in choices[1:]]
+
+
+# Each feature once: what a project with everything has.
+EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "deploy": "kubernetes", "license": "MIT"}
 
 
 def releases() -> dict[str, str]:
@@ -90,11 +100,53 @@ def release(template: Path, message: str) -> None:
 
 
 def update(project: Path, **data: str) -> None:
+    """Update as Renovate does: by plain `copier update`, without this project's `make update`."""
     copier.run_update(str(project), data=data, defaults=True, overwrite=True, quiet=True)
 
 
+@pytest.fixture(scope="session")
+def updater() -> ModuleType:
+    """The script behind `make update`, as a module."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    spec = importlib.util.spec_from_file_location("updater", ROOT / "template/{{update_script}}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return module
+
+
+@pytest.fixture
+def merge_into(updater: ModuleType, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Return `merge_into(project, old, new)`: update by the renders `old` and `new`, and return the merge."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    patterns = yaml.safe_load((ROOT / "copier.yml").read_text())["_skip_if_exists"]
+
+    def merge_into(project: Path, old: Path, new: Path) -> Any:
+        folder = tmp_path / f"merge-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        (folder / "old").symlink_to(old)
+        (folder / "new").symlink_to(new)
+        here = updater.Project(project)
+        scratch = updater.Scratch(folder / "scratch", here)
+        told = {"moves": [], "owned": updater.owned(patterns, folder)}
+        merged = updater.merge_releases(scratch, folder, here, told)
+        here.write(scratch, merged)
+        return merged
+
+    yield merge_into
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def content(path: Path) -> bytes:
+    return os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
+
+
 def tree_of_all(project: Path) -> dict[str, bytes]:
-    return {name: (project / name).read_bytes() for name in files(project) if not name.startswith(".git/")}
+    return {name: content(project / name) for name in files(project) if not name.startswith(".git/")}
 
 
 def tree(project: Path) -> dict[str, bytes]:
@@ -111,21 +163,65 @@ def conflicts(project: Path) -> list[str]:
     return unmerged + marked + [name for name in files(project) if name.endswith(".rej")]
 
 
+ALL_ANSWERS = [{}, NASTY, EVERYTHING, {"package_name": "update"}, *SINGLE_ANSWERS]
+OLDEST_AND_NEWEST = [list(RELEASES)[0], list(RELEASES)[-1]]
+
+
+def named(answers: dict[str, str]) -> str:
+    return "-".join(answers.values())[-40:] or "defaults"
+
+
+def newly_asked(project: Path, answers: dict[str, str]) -> dict[str, str]:
+    recorded = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    return {name: answer for name, answer in answers.items() if name not in recorded}
+
+
 @pytest.mark.parametrize("version", RELEASES)
-@pytest.mark.parametrize(
-    "answers",
-    [{}, NASTY, {"package_name": "update"}, *SINGLE_ANSWERS],
-    ids=lambda answers: "-".join(answers.values())[-40:],
-)
+@pytest.mark.parametrize("answers", ALL_ANSWERS, ids=named)
 def test_an_unedited_project_becomes_a_fresh_copy(
-    start: Any, released: Any, version: str, answers: dict[str, str]
+    start: Any, released: Any, merge_into: Any, version: str, answers: dict[str, str]
 ) -> None:
     project = start(RELEASES[version], **answers)
-    recorded = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    merged = merge_into(project, released(RELEASES[version], **answers), released(NEXT, **answers))
+    assert (merged.conflicts, merged.kept_both, merged.left_alone) == ({}, [], [])
+    assert tree(project) == tree(released(NEXT, **answers))
+    assert run("git", "diff", "--name-only", cwd=project).stdout == ""
+
+
+@pytest.mark.parametrize("version", OLDEST_AND_NEWEST)
+@pytest.mark.parametrize("answers", [{}, NASTY, EVERYTHING], ids=named)
+def test_a_plain_copier_update_brings_the_same(
+    start: Any, released: Any, version: str, answers: dict[str, str]
+) -> None:
+    """Renovate and the `make update` of older releases run this."""
+    project = start(RELEASES[version], **answers)
     # What that release did not ask yet is answered now.
-    update(project, **{name: answer for name, answer in answers.items() if name not in recorded})
+    update(project, **newly_asked(project, answers))
     assert conflicts(project) == []
     assert tree(project) == tree(released(NEXT, **answers))
+
+
+def texts(project: Path) -> list[str]:
+    """List the files that hold lines, the answers file aside, which is Copier's."""
+    listed = [name for name in files(project) if not name.startswith(".git/") and name != ".copier-answers.yml"]
+    return [name for name in listed if (project / name).read_bytes()]
+
+
+@pytest.mark.parametrize("version", RELEASES)
+@pytest.mark.parametrize("answers", [{}, EVERYTHING], ids=named)
+def test_a_line_at_the_end_of_every_file_merges(
+    start: Any, released: Any, merge_into: Any, version: str, answers: dict[str, str]
+) -> None:
+    """What owners do most."""
+    project = start(RELEASES[version], **answers)
+    appended = texts(project)
+    for name in appended:
+        with (project / name).open("a") as file:
+            file.write("# a line of the owner's\n")
+    commit(project, "our lines")
+    merged = merge_into(project, released(RELEASES[version], **answers), released(NEXT, **answers))
+    lost = [name for name in appended if "# a line of the owner's" not in (project / name).read_text()]
+    assert (lost, sorted(merged.conflicts)) == ([], [])
 
 
 # What owners do in their first weeks: (file, the line after which it goes, what they write).
@@ -169,13 +265,13 @@ def edit(project: Path) -> None:
 
 
 @pytest.mark.parametrize("version", RELEASES)
-def test_an_edited_project_keeps_every_edit(start: Any, version: str) -> None:
+def test_an_edited_project_keeps_every_edit(start: Any, released: Any, merge_into: Any, version: str) -> None:
     project = start(RELEASES[version])
     edit(project)
     commit(project, "our work")
     before = tree(project)
-    update(project)
-    assert conflicts(project) == []
+    merged = merge_into(project, released(RELEASES[version]), released(NEXT))
+    assert merged.conflicts == {}
     after = tree(project)
     for name, _, text in EDITS:
         kept = after[name].decode().replace('"', "'")
@@ -185,21 +281,23 @@ def test_an_edited_project_keeps_every_edit(start: Any, version: str) -> None:
     assert after["uv.lock"] == before["uv.lock"]
     for dependency in ("tenacity", "arrow", "respx"):
         assert f'"{dependency}>='.encode() in after["pyproject.toml"]
-    # `make update` does, where the template's dependencies changed.
-    run("make", "lock", cwd=project)
-    run("make", "check", cwd=project)
-    assert "seeded" in run("make", "seed", cwd=project).stdout
+    if version in OLDEST_AND_NEWEST:
+        # `make update` does, where the template's dependencies changed.
+        run("make", "lock", cwd=project)
+        run("make", "check", cwd=project)
+        assert "seeded" in run("make", "seed", cwd=project).stdout
 
 
 @pytest.mark.parametrize(("name", "choice"), [(name, choice) for name in CHOICES for choice in CHOICES[name][1:]])
-def test_an_answer_changes_there_and_back(start: Any, released: Any, name: str, choice: str) -> None:
-    project = start(NEXT)
-    update(project, **{name: choice})
-    assert conflicts(project) == []
-    assert tree(project) == tree(released(NEXT, **{name: choice}))
+def test_an_answer_changes_there_and_back(
+    start: Any, released: Any, merge_into: Any, name: str, choice: str
+) -> None:
+    project, default, chosen = start(NEXT), released(NEXT), released(NEXT, **{name: choice})
+    assert merge_into(project, default, chosen).conflicts == {}
+    assert tree(project) == tree(chosen)
     commit(project, "there")
-    update(project, **{name: CHOICES[name][0]})
-    assert tree(project) == tree(released(NEXT))
+    assert merge_into(project, chosen, default).conflicts == {}
+    assert tree(project) == tree(default)
 
 
 EXAMPLE = ["src/my_service/items/routes.py", "migrations/versions/0001_items.py", "tests/test_items.py"]
@@ -243,12 +341,12 @@ def test_example_and_migrations_are_the_owners_once_made(
     assert (project / f"src/my_service/{after}.py").exists()
 
 
-def test_switching_on_again_makes_what_was_switched_off(start: Any, released: Any) -> None:
+def test_switching_on_again_makes_what_was_switched_off(start: Any, released: Any, merge_into: Any) -> None:
     project = start(NEXT, database="sqlite")
-    for database in ("none", "postgresql"):
-        update(project, database=database)
-        assert tree(project) == tree(released(NEXT, database=database))
-        commit(project, database)
+    for before, after in (("sqlite", "none"), ("none", "postgresql")):
+        merge_into(project, released(NEXT, database=before), released(NEXT, database=after))
+        assert tree(project) == tree(released(NEXT, database=after))
+        commit(project, after)
 
 
 # What an owner may have had of their own before the template brought a file of that name.
@@ -300,71 +398,113 @@ def test_switching_ci_off_leaves_an_owners_pipeline(start: Any) -> None:
     assert [name for name in files(project) if name.startswith(".github/")] == [".github/workflows/ours.yml"]
 
 
-# Files of one form on both sides: plain, so that a line of the template is the project's line.
-PLAIN = [
-    ".gitignore",
-    "src/{{package_name}}/health.py",
-    "src/{{package_name}}/errors.py",
-    "src/{{package_name}}/shutdown.py",
-    ".editorconfig",
-]
-CHANGE = st.tuples(st.sampled_from(PLAIN), st.sampled_from(["insert", "replace", "delete"]), st.integers(0, 10_000))
+# --- Random edits of both sides ----------------------------------------------
 
-
-def change(path: Path, kind: str, position: int, token: str) -> tuple[str, str]:
-    """Change one line of a file; return the line that came and the one that went, where there is one."""
-    lines = path.read_text().splitlines()
-    position %= len(lines)
-    gone = "" if kind == "insert" else lines[position]
-    lines[position : position + (kind != "insert")] = [] if kind == "delete" else [token]
-    path.write_text("\n".join(lines) + "\n")
-    return ("" if kind == "delete" else token), gone
-
-
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(
-    theirs=st.lists(CHANGE, min_size=1, max_size=6),
-    ours=st.lists(CHANGE, min_size=1, max_size=6),
-    removed=st.sampled_from(["", "AGENTS.md", "tests/test_logs.py"]),
+# Lines that differ from each other, so that a lost one is noticed.
+BASE = {f"folder/file{index}.txt": [f"{index}.{line}" for line in range(12)] for index in range(4)}
+PLACE = st.tuples(st.sampled_from(sorted(BASE)), st.integers(0, 11))
+OURS = st.tuples(
+    st.sampled_from(["insert", "delete", "change", "move", "remove", "rename", "symlink", "mode", "crlf", "append"]),
+    PLACE,
 )
-def test_no_edit_is_ever_lost_in_silence(
-    upstream: Path,
-    released: Any,
-    tmp_path_factory: pytest.TempPathFactory,
-    theirs: list[Any],
-    ours: list[Any],
-    removed: str,
+THEIRS = st.tuples(st.sampled_from(["insert", "delete", "change", "remove", "rename", "append"]), PLACE)
+
+
+def write_base(folder: Path) -> None:
+    for name, lines in BASE.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    (folder / ".copier-answers.yml").write_text("_commit: v1\n")
+
+
+def act(folder: Path, kind: str, name: str, position: int, token: str) -> str:
+    """Do one edit of a folder, if its file is still a file; return the line that it added."""
+    path = folder / name
+    if not path.is_file() or path.is_symlink():
+        return ""
+    lines = path.read_bytes().splitlines(keepends=True)
+    position = min(position, len(lines))
+    line = f"{token}\n".encode()
+    if kind in ("insert", "append"):
+        lines.insert(len(lines) if kind == "append" else position, line)
+    elif kind == "change":
+        lines[position : position + 1] = [line]
+    elif kind == "delete":
+        lines[position : position + 1] = []
+    elif kind == "move" and lines:
+        lines.append(lines.pop(min(position, len(lines) - 1)))
+    elif kind == "crlf":
+        lines = [part.rstrip(b"\r\n") + b"\r\n" for part in lines]
+    path.write_bytes(b"".join(lines))
+    if kind == "mode":
+        path.chmod(0o755)
+    elif kind == "rename":
+        path.rename(path.with_name(f"{token}.txt"))
+    elif kind in ("remove", "symlink"):
+        path.unlink()
+        if kind == "symlink":
+            path.symlink_to(token)
+    return token if kind in ("insert", "append", "change") else ""
+
+
+def git_tree(folder: Path, tree: str = "") -> dict[str, str]:
+    """Map each path of a tree, else of the index, to its mode and object."""
+    command = ("ls-tree", "-r", "-z", tree) if tree else ("ls-files", "--stage", "-z")
+    entries = run("git", *command, cwd=folder).stdout.split("\0")
+    return {entry.partition("\t")[2]: entry.partition("\t")[0].replace("blob ", "") for entry in entries if entry}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    ours=st.lists(OURS, min_size=1, max_size=6),
+    theirs=st.lists(THEIRS, min_size=1, max_size=6),
+)
+def test_every_edit_is_kept_or_in_a_conflict(
+    merge_into: Any, tmp_path_factory: pytest.TempPathFactory, ours: list[Any], theirs: list[Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("random")
-    template = folder / "template"
-    fork(upstream, template)
-    for index, (name, kind, position) in enumerate(theirs):
-        change(template / "template" / name, kind, position, f"# theirs {index}")
-    release(template, "template's changes")
-
-    project = Path(shutil.copytree(released(NEXT), folder / "project"))
-    answers = project / ".copier-answers.yml"
-    answers.write_text(answers.read_text().replace(str(upstream), str(template)))
-    edited: list[tuple[str, str, str]] = []
-    for index, (name, kind, position) in enumerate(ours):
-        local = name.replace("{{package_name}}", "my_service")
-        edited.append((local, *change(project / local, kind, position, f"# ours {index}")))
-    (project / "src/my_service/mine.py").write_text("# mine\n")
-    if removed:
-        (project / removed).unlink()
+    old, new, project = (folder / name for name in ("old", "new", "project"))
+    for side in (old, new, project):
+        side.mkdir()
+        write_base(side)
+    commit(project, "base")
+    run("git", "branch", "base", cwd=project)
+    added = [act(project, kind, *place, f"ours-{index}") for index, (kind, place) in enumerate(ours)]
+    for index, (kind, place) in enumerate(theirs):
+        act(new, kind, *place, f"theirs-{index}")
     commit(project, "our work")
-    before = tree(project)
+    before = tree_of_all(project)
+    mine = git_tree(project, "HEAD")
 
-    update(project)
-    after = tree(project)
-    assert after["src/my_service/mine.py"] == b"# mine\n"
-    assert removed not in after
-    for name, came, gone in edited:
-        was, now = before[name].decode().splitlines(), after[name].decode().splitlines()
-        if came in was:
-            assert came in now, f"lost: {came} of {name}"
-        if gone and gone not in was and gone in now:
-            assert "<<<<<<< before updating" in now, f"came back: {gone} in {name}"
+    merged = merge_into(project, old, new)
+
+    after = tree_of_all(project)
+    everything = b"\n".join(after.values())
+    for token in filter(None, added):
+        if token.encode() in b"\n".join(before.values()):
+            assert token.encode() in everything, f"lost: {token}"
+    links = {name for name in before if (project / name).is_symlink()}
+    assert links >= {name for name, about in mine.items() if about.startswith("120000") and name in after}
+    unmerged = run("git", "ls-files", "--unmerged", "--full-name", cwd=project).stdout.splitlines()
+    assert {line.split("\t")[1] for line in unmerged} == merged.conflicts.keys()
+
+    # What git itself makes of it, by a merge of three commits in a clone.
+    clone = folder / "clone"
+    run("git", "clone", "--quiet", project, clone)
+    run("git", "checkout", "--quiet", "-b", "template", "origin/base", cwd=clone)
+    for path in clone.rglob("*.txt"):
+        path.unlink()
+    shutil.copytree(new, clone, dirs_exist_ok=True)
+    commit(clone, "template")
+    run("git", "checkout", "--quiet", "main", cwd=clone)
+    done = run("git", "-c", "merge.directoryRenames=true", "merge", "--quiet", "template", cwd=clone, check=False)
+    gits = {line.split("\t")[1] for line in run("git", "ls-files", "--unmerged", cwd=clone).stdout.splitlines()}
+    # Ours are git's conflicts but for those that need no choice, which are reported.
+    assert merged.conflicts.keys() <= gits
+    settled = {name.removesuffix("~template") for name in gits - merged.conflicts.keys()}
+    assert settled == {*merged.kept_both, *merged.left_alone} - merged.conflicts.keys()
+    if done.returncode == 0:
+        assert git_tree(project) == git_tree(clone)
 
 
 def test_two_sides_that_meet_show_a_conflict(upstream: Path, start: Any, tmp_path: Path) -> None:
