@@ -507,9 +507,7 @@ def merge(scratch: Scratch, old: Tree, ours: Tree, new: Tree) -> Merge:
     scratch.git("checkout", "-q", "--detach", scratch.commit(ours, base))
     scratch.git("update-ref", "refs/heads/template", scratch.commit(new, base))
     settings = ("-c", "merge.directoryRenames=true", "-c", "merge.conflictStyle=diff3")
-    done = scratch.git(
-        *settings, "merge", "-q", "--no-commit", "--no-ff", "template", check=False
-    )
+    done = scratch.git(*settings, "merge", "-q", "--no-commit", "--no-ff", "template", check=False)
     if done.returncode not in (0, 1):
         fail("git can't merge this; nothing was changed:", last_line(os.fsdecode(done.stderr)))
     stages = parse_stages(split(scratch.git("ls-files", "--stage", "-z").stdout))
@@ -628,8 +626,9 @@ def marked(piece: list[bytes] | Hunk) -> bytes:
     if not isinstance(piece, Hunk):
         return b"".join(piece)
     head, hunk, tail = common(piece)
-    sides = [b"<<<<<<< before updating\n", *hunk.ours, b"=======\n", *hunk.theirs]
-    return b"".join([*head, *sides, b">>>>>>> after updating\n", *tail])
+    first, middle, last = (sign * 7 for sign in (b"<", b"=", b">"))
+    sides = [first, b" before updating\n", *hunk.ours, middle, b"\n", *hunk.theirs, last]
+    return b"".join([*head, *sides, b" after updating\n", *tail])
 
 
 def changes(before: Tree, after: Tree) -> list[str]:
@@ -723,7 +722,9 @@ class Template:
             stem = quoted(str(self.folder.with_suffix("")))
             settings += f"[url {stem}]\n\tinsteadOf = {quoted(url.removesuffix('.git'))}\n"
         (home / ".gitconfig").write_text(settings, encoding="utf-8")
-        os.environ.update(neutral_environment(home), COPIER_CACHE_DIR=str(home / "mirrors"))
+        neutral = neutral_environment(home)
+        os.environ.clear()
+        os.environ.update(neutral, COPIER_CACHE_DIR=str(home / "mirrors"))
 
     def git(self, *arguments: str) -> str:
         """Return what git prints, or nothing if it fails."""

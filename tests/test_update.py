@@ -1,5 +1,6 @@
 """What an update brings, and what it leaves alone: from every release to the working tree."""
 
+import contextlib
 import importlib.util
 import os
 import random
@@ -289,9 +290,7 @@ def test_an_edited_project_keeps_every_edit(start: Any, released: Any, merge_int
 
 
 @pytest.mark.parametrize(("name", "choice"), [(name, choice) for name in CHOICES for choice in CHOICES[name][1:]])
-def test_an_answer_changes_there_and_back(
-    start: Any, released: Any, merge_into: Any, name: str, choice: str
-) -> None:
+def test_an_answer_changes_there_and_back(start: Any, released: Any, merge_into: Any, name: str, choice: str) -> None:
     project, default, chosen = start(NEXT), released(NEXT), released(NEXT, **{name: choice})
     assert merge_into(project, default, chosen).conflicts == {}
     assert tree(project) == tree(chosen)
@@ -528,7 +527,7 @@ def test_two_sides_that_meet_show_a_conflict(upstream: Path, start: Any, tmp_pat
     assert "default=8080" in text
     assert "default=9000" in text
     assert run("git", "ls-files", "--unmerged", cwd=project).stdout
-    assert make_update(project).stderr.startswith("Commit your work first")
+    assert make_update(project).stderr.startswith("A merge is not finished")
 
 
 def rewrite(path: Path, old: str, new: str) -> None:
@@ -609,6 +608,7 @@ def test_make_update_lists_what_it_would_delete_and_asks(start: Any) -> None:
     assert refused.returncode != 0
     assert "  LICENSE\n" in refused.stdout
     assert (project / "LICENSE").exists()
+    assert 'make update ARGS="--data license=proprietary --yes"' in refused.stderr
     assert run("git", "status", "--porcelain", cwd=project).stdout == ""
     agreed = make_update(project, "--data license=proprietary --yes")
     assert agreed.returncode == 0
@@ -624,17 +624,65 @@ def test_make_update_asks_at_the_terminal(start: Any, answer: str, kept: bool) -
     assert (project / "LICENSE").exists() == kept
 
 
-BAD_SITUATIONS: list[tuple[str, Callable[[Path], None], str]] = [
+BAD_SITUATIONS: list[tuple[str, Callable[[Path], object], str]] = [
     ("no git", lambda project: shutil.rmtree(project / ".git"), "git init && git add ."),
+    ("no commit", lambda project: no_commit(project), "  git add . && git commit"),
     ("uncommitted work", lambda project: (project / "new.txt").touch(), "Commit your work first"),
+    ("half merged", lambda project: half_merged(project), "A merge is not finished"),
+    ("committed markers", lambda project: markers(project), "are committed: resolve them in Makefile"),
+    ("hidden edit", lambda project: hidden(project), "git was told to overlook your edits of: .copier-answers.yml"),
+    ("folder for a file", lambda project: folder_for_file(project), "AGENTS.md is a folder in the project and a file"),
+    ("file for a folder", lambda project: file_for_folder(project), "tests is a folder in the template and a file"),
     ("no answers", lambda project: forget(project), "git checkout HEAD -- .copier-answers.yml"),
     ("spoilt answers", lambda project: spoil(project), "has no _src_path and _commit"),
+    ("answers edited by hand", lambda project: answer_by_hand(project), 'make update ARGS="--data NAME=VALUE"'),
     ("relative template", lambda project: point_to(project, "../template"), "relative path: ../template"),
     ("template gone", lambda project: point_to(project, "/nowhere/template"), "no longer at /nowhere/template"),
     ("address gone", lambda project: point_to(project, "file:///nowhere.git"), "fatal: "),
-    ("unknown commit", lambda project: forge(project, "0123456"), "nothing was changed"),
-    ("older target", lambda project: forge(project, "v1000.0.0"), "nothing was changed"),
+    ("host gone", lambda project: point_to(project, "https://nobody.invalid/t.git"), "nobody.invalid"),
+    ("deleted release", lambda project: forge(project, "v0.0.7"), "The template no longer has v0.0.7"),
+    ("unknown commit", lambda project: forge(project, "0123abc"), "The template no longer has 0123abc"),
+    ("older newest release", lambda project: older(project), "This project has template release 1000.0.0, and that"),
 ]
+
+
+def no_commit(project: Path) -> None:
+    shutil.rmtree(project / ".git")
+    run("git", "init", "--quiet", cwd=project)
+
+
+def half_merged(project: Path) -> None:
+    run("git", "checkout", "--quiet", "-b", "other", cwd=project)
+    rewrite(project / "Makefile", "# Yours:", "# Theirs:")
+    commit(project, "theirs")
+    run("git", "checkout", "--quiet", "main", cwd=project)
+    rewrite(project / "Makefile", "# Yours:", "# Mine:")
+    commit(project, "mine")
+    assert run("git", "merge", "other", cwd=project, check=False).returncode == 1
+
+
+def markers(project: Path) -> None:
+    rewrite(project / "Makefile", "# Yours:\n", "<<<<<<< before updating\n# a\n=======\n# b\n>>>>>>> after updating\n")
+    commit(project, "resolved, or so we thought")
+
+
+def hidden(project: Path) -> None:
+    run("git", "update-index", "--assume-unchanged", ".copier-answers.yml", cwd=project)
+    with (project / ".copier-answers.yml").open("a") as file:
+        file.write("# ours\n")
+
+
+def folder_for_file(project: Path) -> None:
+    (project / "AGENTS.md").unlink()
+    (project / "AGENTS.md").mkdir()
+    (project / "AGENTS.md/index.md").write_text("ours\n")
+    commit(project, "several agents")
+
+
+def file_for_folder(project: Path) -> None:
+    shutil.rmtree(project / "tests")
+    (project / "tests").write_text("none\n")
+    commit(project, "no tests")
 
 
 def forget(project: Path) -> None:
@@ -647,24 +695,178 @@ def spoil(project: Path) -> None:
     commit(project, "spoilt")
 
 
+def answer_by_hand(project: Path) -> None:
+    rewrite(project / ".copier-answers.yml", "license: proprietary", "license: MIT")
+    commit(project, "a licence")
+
+
 def forge(project: Path, ref: str) -> None:
     answers = project / ".copier-answers.yml"
     answers.write_text(re.sub(r"(?m)^_commit: .*$", f"_commit: {ref}", answers.read_text()))
     commit(project, "forged")
 
 
+def older(project: Path) -> None:
+    answers = project / ".copier-answers.yml"
+    answers.write_text(re.sub(r"(?m)^template_release: .*$", "template_release: 1000.0.0", answers.read_text()))
+    commit(project, "from the future")
+
+
 @pytest.mark.parametrize(
     ("spoilt", "line"), [pytest.param(spoilt, line, id=name) for name, spoilt, line in BAD_SITUATIONS]
 )
-def test_a_bad_situation_gets_a_clear_line(start: Any, spoilt: Callable[[Path], None], line: str) -> None:
+def test_a_bad_situation_gets_a_clear_line(
+    upstream: Path, start: Any, tmp_path: Path, spoilt: Callable[[Path], None], line: str
+) -> None:
     project = start(NEXT)
+    next_release(project, upstream, tmp_path)
     spoilt(project)
+    before = tree_of_all(project)
+    told = run_update(project)
+    assert told.returncode == 1
+    assert line in told.stderr
+    assert len(told.stderr.splitlines()) <= 2
+    assert "Traceback" not in told.stdout + told.stderr
+    assert tree_of_all(project) == before
+
+
+def test_a_sub_folder_names_the_projects(start: Any) -> None:
+    project = start(NEXT)
+    told = run_update(project / "src")
+    assert (told.returncode, told.stderr) == (1, f"The project is in a folder above this one: cd '{project}'\n")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a repository to another user")
+def test_another_users_repository_gets_gits_own_advice(start: Any) -> None:
+    project = start(NEXT)
+    run("chown", "-R", "12345", project)
+    told = run_update(project)
+    assert told.returncode == 1
+    assert f"git config --global --add safe.directory {project}" in told.stderr
+    assert "git init" not in told.stderr
+
+
+def test_without_copier_at_hand_one_line_says_so(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, and uv has nothing in its cache."""
+    project = start(NEXT)
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
+    told = run_update(project)
+    assert told.returncode == 1
+    assert told.stderr.startswith("Nothing was changed, since Copier can't be run (are you offline?):\n")
+    assert len(told.stderr.splitlines()) == 2
+
+
+def test_a_lock_that_fails_leaves_a_complete_update(upstream: Path, start: Any, tmp_path: Path) -> None:
+    project = start(NEXT)
+    next_release(project, upstream, tmp_path)
+    (project / "uv.lock").write_text("spoilt")
+    rewrite(project / "pyproject.toml", "# Yours", '"no-such-distribution-anywhere>=1",\n    # Yours')
+    commit(project, "a lock")
+    told = run_update(project)
+    assert told.returncode == 1
+    assert told.stderr.startswith("The update is complete, but uv.lock is not up to date: ")
+    assert "make lock" in told.stderr
+    assert '"idna>=3"' in (project / "pyproject.toml").read_text()
+
+
+def test_a_file_that_git_ignores_is_never_overwritten(upstream: Path, start: Any, tmp_path: Path) -> None:
+    project = start(NEXT)
+    template = tmp_path / "template"
+    fork(upstream, template)
+    (template / "template/.env").write_text("THEIRS=1\n")
+    (template / "template/.venv").mkdir()
+    (template / "template/.venv/notes.txt").write_text("theirs\n")
+    run("git", "add", "--force", "template/.env", "template/.venv", cwd=template)
+    release(template, "a file that owners have")
+    point_to(project, str(template))
+    (project / ".env").write_text("SECRET=1\n")
+    told = run_update(project)
+    assert told.returncode == 0, told.stderr
+    assert "Ignored by git and yours, so not written:\n  .env\n" in told.stdout
+    assert (project / ".env").read_text() == "SECRET=1\n"
+    assert (project / ".venv/notes.txt").exists()
+    assert ".env" not in run("git", "ls-files", cwd=project).stdout.splitlines()
+
+
+def test_deletions_are_listed_and_edited_files_stay_as_conflicts(start: Any) -> None:
+    project = start(NEXT, cache="redis")
+    with (project / "src/my_service/cache.py").open("a") as file:
+        file.write("OURS = True\n")
+    (project / "tests/test_cache.py").unlink()
+    commit(project, "our work")
+    told = run_update(project, "--data", "cache=none", "--yes")
+    assert told.returncode == 1
+    assert "This update deletes:\n" in told.stdout
+    assert "  src/my_service/rate_limit.py\n" in told.stdout
+    assert "  src/my_service/cache.py (you edited it: it stays, as a conflict)\n" in told.stdout
+    assert "tests/test_cache.py" not in told.stdout
+    assert "OURS = True" in (project / "src/my_service/cache.py").read_text()
+    assert not (project / "src/my_service/rate_limit.py").exists()
+    unmerged = run("git", "ls-files", "--unmerged", cwd=project).stdout
+    assert unmerged.count("src/my_service/cache.py") == 2
+
+
+# --- A release that moves files ----------------------------------------------
+
+
+def test_a_release_that_moves_files_keeps_edits_in_them(upstream: Path, start: Any, tmp_path: Path) -> None:
+    project = start(NEXT)
+    rewrite(project / "src/my_service/health.py", "CHECK_TIMEOUT_SECONDS = 2.0", "CHECK_TIMEOUT_SECONDS = 7.0")
+    (project / "src/my_service/docs.py").unlink()
+    moving_release(upstream, project, tmp_path)
+    before = tree_of_all(project)
+
+    # Plain Copier would lose the edit, so the release refuses it, and says what to run.
+    refused = run("copier", "update", "--defaults", ".", cwd=project, check=False)
+    assert refused.returncode != 0
+    assert "run `make update`" in refused.stderr.splitlines()[-1]
+    assert tree_of_all(project) == before
+
+    told = run_update(project)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "  src/my_service/health.py -> src/my_service/inner/probes.py\n" in told.stdout
+    moved = (project / "src/my_service/inner/probes.py").read_text()
+    assert "CHECK_TIMEOUT_SECONDS = 7.0" in moved
+    assert moved.count("# rewritten") > 20
+    assert not (project / "src/my_service/health.py").exists()
+    assert not (project / "src/my_service/inner/docs.py").exists()
+    assert "  src/my_service/inner/docs.py\n" in told.stdout.partition("stay as they are:")[2]
+
+
+def test_an_update_of_1_3_0_shows_what_to_run_for_a_release_that_moves_files(
+    upstream: Path, start: Any, tmp_path: Path
+) -> None:
+    project = start(RELEASES["1.3.0"])
+    moving_release(upstream, project, tmp_path)
     before = tree_of_all(project)
     told = make_update(project)
     assert told.returncode != 0
-    assert line in told.stderr
-    assert "Traceback" not in told.stdout + told.stderr
+    assert 'make update ARGS="--vcs-ref v1.4.0"' in told.stderr
     assert tree_of_all(project) == before
+
+
+def moving_release(upstream: Path, project: Path, tmp_path: Path) -> None:
+    """Point a project at a template whose next release moves two files and rewrites most of one."""
+    template = tmp_path / "moving"
+    fork(upstream, template)
+    package = template / "template/src/{{package_name}}"
+    (package / "inner").mkdir()
+    text = (package / "health.py").read_text().splitlines()
+    # So much that git itself sees no rename.
+    kept = next(index for index, line in enumerate(text) if line.startswith("CHECK_TIMEOUT"))
+    rewritten = [line if abs(index - kept) < 3 else f"# rewritten {index}" for index, line in enumerate(text)]
+    (package / "inner/probes.py").write_text("\n".join(rewritten) + "\n")
+    (package / "health.py").unlink()
+    (package / "docs.py").rename(package / "inner/docs.py")
+    with (package / "inner/docs.py").open("a") as file:
+        file.write("# changed too\n")
+    with (template / "includes/moves.txt").open("a") as file:
+        for old, new in (("health.py", "inner/probes.py"), ("docs.py", "inner/docs.py")):
+            file.write(f"999.1.0 src/{{{{package_name}}}}/{old} src/{{{{package_name}}}}/{new}\n")
+    rewrite(template / "CHANGELOG.md", "newest first.\n", "newest first.\n\n## 999.1.0\n\n- Two files move.\n")
+    release(template, "Release 999.1.0")
+    point_to(project, str(template))
 
 
 def test_a_refused_answer_gets_a_clear_line(start: Any) -> None:
@@ -695,3 +897,243 @@ def test_an_answer_that_no_update_can_change_is_refused(start: Any, answer: str,
 def test_defaults_may_be_asked_for_though_they_are_kept_anyway(start: Any) -> None:
     project = start(NEXT)
     assert make_update(project, "--defaults").returncode == 0
+
+
+# --- Any setting of git, any shape of a repository ---------------------------
+
+EDITED = ["Makefile", "README.md", ".gitignore", "src/my_service/health.py", "src/my_service/settings.py"]
+
+
+def work_on(project: Path) -> None:
+    """Edit a few files, delete one, and have an ignored file that a release might bring."""
+    for name in EDITED:
+        with (project / name).open("a") as file:
+            file.write("# ours\n")
+    (project / "AGENTS.md").unlink()
+    (project / ".env").write_text("SECRET=1\n")
+    commit(project, "our work")
+
+
+def run_update(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run this release's script in a project of any release."""
+    script = ROOT / "template/{{update_script}}.py"
+    return run(
+        "uv", "run", "--quiet", "--script", script, *arguments, cwd=project, check=False, stdin=subprocess.DEVNULL
+    )
+
+
+def git_state(project: Path) -> dict[str, str]:
+    """Return what git would commit of a project, without what one of the cases adds to it."""
+    return {name: about for name, about in git_tree(project).items() if name not in (".gitattributes", "library")}
+
+
+@pytest.fixture(scope="session")
+def worked_on(shared: Any, released: Any) -> Path:
+    """A project of the newest release with an owner's work in it; not to be changed."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(released(RELEASES[OLDEST_AND_NEWEST[1]]), folder, dirs_exist_ok=True)
+        work_on(folder)
+
+    return Path(shared("worked-on", make))
+
+
+@pytest.fixture(scope="session")
+def as_usual(shared: Any, worked_on: Path) -> Path:
+    """That project after an update under no settings but an identity."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(worked_on, folder, dirs_exist_ok=True)
+        done = run_update(folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return Path(shared("as-usual", make))
+
+
+SETTINGS = {
+    "whitespace errors": "[apply]\nwhitespace = error\n[core]\nwhitespace = trailing-space,tab-in-indent",
+    "whitespace fixed": "[apply]\nwhitespace = fix",
+    "ignored everywhere": "[core]\nexcludesFile = {folder}/ignore",
+    "untracked hidden": "[status]\nshowUntrackedFiles = no",
+    "autocrlf": "[core]\nautocrlf = true\nsafecrlf = true",
+    "failing hooks": "[core]\nhooksPath = {folder}/hooks",
+    "template with failing hooks": "[init]\ntemplateDir = {folder}",
+    "signed commits": "[commit]\ngpgSign = true\n[gpg]\nprogram = /bin/false\n[user]\nname = A\nemail = a@example.com",
+    "no identity": "[user]\nuseConfigOnly = true",
+    "zdiff3": "[merge]\nconflictStyle = zdiff3\nrenames = false\n[rerere]\nenabled = true",
+    "odd diffs": "[diff]\nnoprefix = true\nmnemonicPrefix = true\nexternal = /bin/false\n[color]\nui = always",
+    "odd names": "[core]\nquotePath = true\n[grep]\npatternType = fixed\nfullName = true\n[status]\nshort = true\nbranch = true",
+    "lazy index": "[core]\nuntrackedCache = true\nfsmonitor = /bin/false\ncheckStat = minimal\n[index]\nversion = 4",
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
+def test_no_setting_of_git_changes_an_update(
+    worked_on: Path, as_usual: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    project = Path(shutil.copytree(worked_on, tmp_path / "project"))
+    (tmp_path / "ignore").write_text(".env*\nMakefile\n*.md\nsrc/\n")
+    (tmp_path / "hooks").mkdir()
+    for hook in ("post-checkout", "post-index-change", "reference-transaction", "pre-commit", "pre-merge-commit"):
+        (tmp_path / "hooks" / hook).write_text("#!/bin/sh\necho no >&2\nexit 1\n")
+        (tmp_path / "hooks" / hook).chmod(0o755)
+    (tmp_path / "gitconfig").write_text(setting.format(folder=tmp_path) + "\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    done = run_update(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No conflicts." in done.stdout
+    assert git_state(project) == git_state(as_usual)
+    assert run("git", "-c", "core.fsmonitor=false", "diff", "--no-ext-diff", "--stat", cwd=project).stdout == ""
+    assert (project / ".env").read_text() == "SECRET=1\n"
+
+
+def crlf(project: Path, folder: Path) -> Path:
+    (project / ".gitattributes").write_text("* text=auto eol=crlf\n")
+    commit(project, "line endings")
+    for name in EDITED:
+        (project / name).unlink()
+    run("git", "checkout", "--", ".", cwd=project)
+    assert b"\r\n" in (project / "Makefile").read_bytes()
+    return project
+
+
+def worktree(project: Path, folder: Path) -> Path:
+    run("git", "worktree", "add", "--quiet", "-b", "desk", folder / "work tree", cwd=project)
+    return folder / "work tree"
+
+
+def shallow(project: Path, folder: Path) -> Path:
+    run("git", "clone", "--quiet", "--depth=1", f"file://{project}", folder / "shallow")
+    return folder / "shallow"
+
+
+def borrowed(project: Path, folder: Path) -> Path:
+    run("git", "clone", "--quiet", "--shared", project, folder / "borrowed")
+    return folder / "borrowed"
+
+
+def sparse(project: Path, folder: Path) -> Path:
+    # A copy's files look changed until git has looked at them.
+    run("git", "update-index", "--refresh", cwd=project)
+    run("git", "sparse-checkout", "set", "--no-cone", "/*", "!/tests/", cwd=project)
+    assert not (project / "tests").exists()
+    return project
+
+
+def submodule(project: Path, folder: Path) -> Path:
+    library = folder / "library"
+    library.mkdir()
+    commit(library, "library")
+    run("git", "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "library", cwd=project)
+    run("git", "rm", "--quiet", "--cached", ".gitmodules", cwd=project)
+    (project / ".git/info/exclude").write_text(".gitmodules\n")
+    commit(project, "library")
+    return project
+
+
+def monorepo(project: Path, folder: Path) -> Path:
+    top = folder / "mono repo"
+    place = top / "services/our desk"
+    shutil.copytree(project, place, ignore=shutil.ignore_patterns(".git"))
+    (top / "other").mkdir()
+    (top / "other/file").write_text("theirs\n")
+    commit(top, "all")
+    # Their work is not ours to commit.
+    (top / "other/file").write_text("not committed\n")
+    (top / "other/new").write_text("not committed\n")
+    run("git", "add", "other/file", cwd=top)
+    return place
+
+
+@pytest.mark.parametrize("shape", [crlf, worktree, shallow, borrowed, sparse, submodule, monorepo])
+def test_no_shape_of_a_repository_changes_an_update(
+    worked_on: Path, as_usual: Path, tmp_path: Path, shape: Callable[[Path, Path], Path]
+) -> None:
+    project = shape(Path(shutil.copytree(worked_on, tmp_path / "project")), tmp_path)
+    done = run_update(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert git_state(project) == git_state(as_usual)
+    assert run("git", "diff", "--stat", "--", ".", cwd=project).stdout == ""
+    if shape is monorepo:
+        status = run("git", "status", "--porcelain", "--", "../../other", cwd=project).stdout
+        assert status == "M  other/file\n?? other/new\n"
+    if shape is crlf:
+        assert b"\r\n" in (project / ".copier-answers.yml").read_bytes()
+
+
+@pytest.mark.parametrize("shape", [sparse, monorepo])
+def test_conflicts_are_entries_of_the_index_in_any_shape(
+    worked_on: Path, tmp_path: Path, shape: Callable[[Path, Path], Path]
+) -> None:
+    project = Path(shutil.copytree(worked_on, tmp_path / "project"))
+    rewrite(project / "tests/test_health.py", "def test_", "def test_our_")
+    rewrite(project / "Makefile", "MAKEFLAGS += --no-print-directory", "MAKEFLAGS += --silent")
+    commit(project, "our names")
+    template = clash(tmp_path, project)
+    project = shape(project, tmp_path)
+    done = run_update(project)
+    assert done.returncode == 1, done.stderr
+    assert "tests/test_health.py" in done.stdout
+    unmerged = run("git", "ls-files", "--unmerged", cwd=project).stdout
+    assert {line.split()[2] for line in unmerged.splitlines()} == {"1", "2", "3"}
+    assert template.exists()
+    text = (project / "Makefile").read_text()
+    assert "<<<<<<< before updating\nMAKEFLAGS += --silent\n=======\nMAKEFLAGS += --quiet\n>>>>>>>" in text
+    assert "<<<<<<< before updating\n" in (project / "tests/test_health.py").read_text()
+    run("git", "checkout", "--conflict=diff3", "--", "Makefile", cwd=project)
+    assert "||||||| base" in (project / "Makefile").read_text()
+    undo = done.stdout.partition("take the whole update back: ")[2].strip()
+    run("sh", "-c", undo, cwd=project)
+    assert run("git", "status", "--porcelain", "--", ".", cwd=project).stdout == ""
+
+
+def clash(folder: Path, project: Path) -> Path:
+    """Release a template that changes what the owner changed; point the project at it."""
+    template = folder / "clash"
+    run("git", "clone", "--quiet", yaml.safe_load((project / ".copier-answers.yml").read_text())["_src_path"], template)
+    rewrite(template / "template/tests/test_health.py.jinja", "def test_", "def test_their_")
+    rewrite(template / "template/Makefile.jinja", "MAKEFLAGS += --no-print-directory", "MAKEFLAGS += --quiet")
+    release(template, "clash")
+    point_to(project, str(template))
+    return template
+
+
+# --- Interrupted at any moment -----------------------------------------------
+
+
+@pytest.mark.parametrize("moment", range(20))
+def test_an_interrupted_update_is_done_or_not_begun(
+    worked_on: Path, as_usual: Path, tmp_path: Path, moment: int
+) -> None:
+    project = Path(shutil.copytree(worked_on, tmp_path / "project"))
+    before = tree_of_all(project)
+    script = ROOT / "template/{{update_script}}.py"
+    (tmp_path / "temporary").mkdir()
+    process = subprocess.Popen(
+        ["uv", "run", "--quiet", "--script", script],
+        cwd=project,
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait = random.Random(moment).uniform(0, 1)
+    # Half of them while it renders, half while it merges and writes.
+    if moment % 2:
+        while not list(tmp_path.glob("temporary/update.*/scratch")) and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(0.8 * wait)
+    else:
+        time.sleep(0.3 + wait)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    printed, error = process.communicate(timeout=60)
+    assert "Traceback" not in printed + error
+    if tree_of_all(project) == before:
+        assert run("git", "status", "--porcelain", cwd=project).stdout == ""
+        assert "nothing was changed" in error
+    else:
+        assert git_state(project) == git_state(as_usual)
+        assert run("git", "diff", "--stat", cwd=project).stdout == ""
+        assert "complete" in error or "No conflicts." in printed
