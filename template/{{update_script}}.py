@@ -21,6 +21,7 @@ import hashlib  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
+import shlex  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import tempfile  # noqa: E402
@@ -31,7 +32,6 @@ from typing import Any, NoReturn  # noqa: E402
 
 COPIER = "copier>=9.18"
 ANSWERS = ".copier-answers.yml"
-TAKE_BACK = "git restore --source=HEAD --staged --worktree ."
 SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 # A tree of git, flat: each path with its mode and object id.
@@ -77,7 +77,7 @@ def update(*arguments: str) -> int:
         confirm(merged, arguments, agreed=options.yes)
         project.write(scratch, merged)
     report(merged, f"Updated from template release {old} to {new}." if old != new else "Updated.")
-    return finish(merged)
+    return finish(merged, project.take_back)
 
 
 def parse(arguments: tuple[str, ...]) -> argparse.Namespace:
@@ -116,7 +116,7 @@ def confirm(merged: "Merge", arguments: tuple[str, ...], *, agreed: bool) -> Non
     if agreed:
         return
     if not sys.stdin.isatty():
-        again = " ".join([*arguments, "--yes"]).replace('"', '\\"')
+        again = shlex.join([*arguments, "--yes"]).replace('"', '\\"')
         fail(f'Nothing was changed. To agree beforehand: make update ARGS="{again}"')
     try:
         answer = input("Go on? [y/N] ")
@@ -143,20 +143,20 @@ def report(merged: "Merge", headline: str) -> None:
             print(text, *(f"  {name}" for name in names), sep="\n")
 
 
-def finish(merged: "Merge") -> int:
+def finish(merged: "Merge", take_back: str) -> int:
     """Lock the dependencies where that is possible; return the exit status."""
     if merged.conflicts:
         lock = " `make lock`," if Path("uv.lock").exists() else ""
         print(
             "Resolve them with `git mergetool`, or choose between the markers `<<<<<<<` and "
             f"`>>>>>>>` and `git add` the files;{lock} then commit.\n"
-            f"Or take the whole update back: {TAKE_BACK}"
+            f"Or take the whole update back: {take_back}"
         )
         return 1
     if Path("uv.lock").exists() and (fault := lock_fault()):
         fail(
             f"The update is complete, but uv.lock is not up to date: {fault}",
-            f"Run `make lock`, then commit. Or take the whole update back: {TAKE_BACK}",
+            f"Run `make lock`, then commit. Or take the whole update back: {take_back}",
         )
     print("No conflicts. Look through it with `git diff HEAD`, run `make check`, then commit.")
     return 0
@@ -272,16 +272,9 @@ class Project:
         except subprocess.CalledProcessError as error:
             self._restore(merged, existed)
             fail(f"Nothing was changed: {last_line(os.fsdecode(error.stderr))}")
-        if signal.sigpending() & SIGNALS:
-            report(merged, "Interrupted, but the update itself is complete.")
-            fail(f"Run `make lock`, look through it, commit. Or take it back: {TAKE_BACK}")
+        line = "Interrupted, but the update is complete: `git status` shows it. To take it back: "
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(
-                number,
-                lambda *_: fail(
-                    f"Interrupted, but the update is complete. To take it back: {TAKE_BACK}"
-                ),
-            )
+            signal.signal(number, lambda *_: fail(line + self.take_back))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _whole_tree(self, tree: str) -> str:
@@ -308,6 +301,12 @@ class Project:
                 content = ("cat-file", "--filters", f"--path={path}", merged.files[name][1])
                 (self.folder / name).write_bytes(self.git(*content).stdout)
         self.git("update-index", "-z", "--index-info", input=join(entries))
+
+    @property
+    def take_back(self) -> str:
+        """The command that undoes an update, and nothing else in a repository of several projects."""
+        here = "git restore --source=HEAD --staged --worktree ."
+        return here if self._path else "git reset --hard"
 
     def _restore(self, merged: "Merge", existed: set[str]) -> None:
         for name in set(changes(self.tree(), merged.files)) - existed:

@@ -89,7 +89,7 @@ def test_a_broken_warehouse_is_out_of_stock(client: TestClient) -> None:
     assert client.get("/health/live").status_code == 403
 '''
 # With these, no route of the template is where it was, and no error looks like it did.
-MOUNTED = '''
+MOUNTED = """
     from fastapi import FastAPI, HTTPException
 
     app.add_exception_handler(HTTPException, warehouse.on_error)
@@ -97,7 +97,7 @@ MOUNTED = '''
     outer = FastAPI()
     outer.mount("/shop", app)
     return outer
-'''
+"""
 EDITS = [
     ("src/my_service/app.py", "# Yours:\n", "from . import warehouse\n"),
     ("src/my_service/app.py", "    # Yours:\n", "    warehouse.install(app)\n"),
@@ -138,9 +138,7 @@ def owned(installed_with: Callable[..., Path], tmp_path: Path) -> Callable[..., 
 
 
 @pytest.mark.parametrize("answers", [{}, EVERYTHING], ids=["nothing", "everything"])
-def test_the_templates_tests_pass_whatever_the_owner_adds(
-    owned: Callable[..., Path], answers: dict[str, str]
-) -> None:
+def test_the_templates_tests_pass_whatever_the_owner_adds(owned: Callable[..., Path], answers: dict[str, str]) -> None:
     project = owned(**answers)
     run("make", "format", cwd=project)
     run("make", "check", cwd=project)
