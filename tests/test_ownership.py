@@ -1,15 +1,26 @@
 """What owners add breaks none of the template's own tests, and has a place in each list."""
 
+import re
 import shutil
+import subprocess
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import run
+from conftest import ROOT, copy, files, run
 
 EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt"}
+# Together they render every file.
+SETS = [
+    {},
+    {**EVERYTHING, "license": "MIT", "deploy": "kubernetes"},
+    {"database": "sqlite", "auth": "api-key", "ci": "gitlab", "deploy": "kubernetes"},
+    {"cache": "redis", "ci": "none"},
+]
 
+IMPORTS = "# isort: split\n# Yours:\n"
 WAREHOUSE = '''
 """What this service adds to the template's."""
 
@@ -141,6 +152,8 @@ def owned(installed_with: Callable[..., Path], tmp_path: Path) -> Callable[..., 
 def test_the_templates_tests_pass_whatever_the_owner_adds(owned: Callable[..., Path], answers: dict[str, str]) -> None:
     project = owned(**answers)
     run("make", "format", cwd=project)
+    assert f"\n{IMPORTS}from . import warehouse\n" in (project / "src/my_service/app.py").read_text()
+    assert f"\n{IMPORTS}from pydantic import SecretStr\n" in (project / "src/my_service/settings.py").read_text()
     run("make", "check", cwd=project)
 
 
@@ -158,3 +171,56 @@ def test_a_setting_without_a_default_passes_the_type_checker(owned: Callable[...
     run("make", "lint", cwd=project)
     refused = run("uv", "run", "python", "-c", program, cwd=project, check=False)
     assert refused.stderr.splitlines()[-2:] == ["WAREHOUSE_URL: Field required", "WAREHOUSE_TOKEN: Field required"]
+
+
+# Files with lists: after which line owners add to one.
+LISTS = {
+    ".dockerignore": ["!migrations/\n# Yours: such as !data/\n"],
+    ".env.example": ["\n# Yours:\n"],
+    ".gitignore": ["dist/\n# Yours:\n"],
+    ".pre-commit-config.yaml": ["repos:\n  # Yours:\n"],
+    "Makefile": ["\n# Yours:\n"],
+    "compose.yaml": ["services:\n  # Yours:\n", "      # Yours:\n    read_only: true\n"],
+    "src/my_service/app.py": [IMPORTS, "    app: FastAPI = chassis(settings)\n    # Yours:\n    return app\n"],
+    "src/my_service/settings.py": [IMPORTS, "    # Yours:\n\n    @property\n"],
+    "tests/conftest.py": [IMPORTS, "ENVIRONMENT: dict[str, str] = {\n    # Yours: "],
+}
+
+
+@pytest.mark.parametrize("answers", SETS, ids=lambda answers: "-".join(answers.values()))
+def test_each_list_has_a_place_for_the_owners_lines(render: Any, answers: dict[str, str]) -> None:
+    for name, places in LISTS.items():
+        text = (render(**answers) / name).read_text()
+        assert [place for place in places if place not in text] == [], name
+    for name in re.findall(r"(?m)^(volumes|secrets):$", (render(**answers) / "compose.yaml").read_text()):
+        assert f"\n{name}:\n  # Yours:\n" in (render(**answers) / "compose.yaml").read_text()
+
+
+@pytest.fixture(scope="session")
+def release(shared: Any) -> Path:
+    """The template as release 1.3.0 shipped it."""
+
+    def export(folder: Path) -> None:
+        log = run("git", "log", "--reverse", "--format=%H", "-S\n## 1.3.0\n", "--", "CHANGELOG.md", cwd=ROOT)
+        archive = subprocess.run(
+            ["git", "archive", log.stdout.split()[0]], cwd=ROOT, capture_output=True, check=True
+        ).stdout
+        subprocess.run(["tar", "--extract", f"--directory={folder}"], input=archive, check=True)
+
+    return Path(shared("release-1.3.0", export))
+
+
+@pytest.mark.parametrize("answers", SETS, ids=lambda answers: "-".join(answers.values()))
+def test_the_last_line_of_each_file_stays(render: Any, release: Path, tmp_path: Path, answers: dict[str, str]) -> None:
+    """Owners append to files: a line of the template below it would meet theirs in every update."""
+    copy(release, tmp_path / "before", **answers)
+    before, after = tmp_path / "before", render(**answers)
+    common = sorted({*files(before)} & {*files(after)} - {".copier-answers.yml"})
+    # The example is the owner's once made: no update touches it.
+    merged = [name for name in common if not re.search("/items/|/test_items[.]py$|migrations/versions", name)]
+    moved = [name for name in merged if last_line(before / name) != last_line(after / name)]
+    assert moved == []
+
+
+def last_line(path: Path) -> str:
+    return "".join(path.read_text().splitlines()[-1:])

@@ -46,21 +46,25 @@ async def live() -> Health:
 @router.get("/ready")
 async def ready(request: Request) -> Health:
     """Answers 503, naming what fails, while the service should get no requests."""
-    failures = await asyncio.gather(*(_failure(name, request) for name in checks))
-    failing = [failure for failure in failures if failure]
+    reasons: dict[str, str] = {}
+    passed = await asyncio.gather(*(_passes(name, request, reasons) for name in checks))
+    failing = [
+        name + reasons.get(name, "") for name, ok in zip(checks, passed, strict=True) if not ok
+    ]
     if failing:
         raise HTTPException(503, f"Failing: {', '.join(failing)}")
     return Health(checks=list(checks))
 
 
-async def _failure(name: str, request: Request) -> str | None:
+async def _passes(name: str, request: Request, reasons: dict[str, str]) -> bool:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
             await checks[name](request)
     except NotReadyError as reason:
         logger.warning("readiness check failed", check=name, error=str(reason))
-        return f"{name} ({reason})"
+        reasons[name] = f" ({reason})"
+        return False
     except Exception as error:
         logger.warning("readiness check failed", check=name, error=repr(error))
-        return name
-    return None
+        return False
+    return True

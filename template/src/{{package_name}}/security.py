@@ -115,19 +115,20 @@ class NamedOrigins(CORSMiddleware):
         return answer
 
 
-def protect(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Put around `app` what the settings ask for; by default any host is served, and no origin."""
+def protect_sockets(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Put around `app`, which handles WebSockets, what the settings ask for."""
+    return AllowedHosts(HandshakeOrigins(app, settings.cors_origins), settings.allowed_hosts)
+
+
+def protect(inner: ASGIApp, settings: Settings) -> ASGIApp:
+    """Put around `inner` what the settings ask for; by default any host is served, and no origin."""
     if settings.cors_origins:
-        app = NamedOrigins(
-            app,
+        inner = NamedOrigins(
+            inner,
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=["X-Request-ID"],
         )
-    return AllowedHosts(app, settings.allowed_hosts)
-
-
-def protect_sockets(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Put around `app`, which handles WebSockets, what the settings ask for."""
-    return AllowedHosts(HandshakeOrigins(app, settings.cors_origins), settings.allowed_hosts)
+    app: ASGIApp = AllowedHosts(inner, settings.allowed_hosts)
+    return app
