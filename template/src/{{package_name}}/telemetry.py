@@ -51,10 +51,14 @@ async def metrics() -> Response:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-def tracing() -> TelemetryConfig:
-    """FastAPI's own OpenTelemetry: traces where an OTLP endpoint is set, else nothing at all."""
+def tracing(service: str) -> TelemetryConfig:
+    """Configure FastAPI's OpenTelemetry: traces of `service` if an OTLP endpoint is set."""
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     on = any(os.environ.get(name) for name in names)
+    # The SDK reads the name from the environment; without one it is unknown_service:python.
+    attributes = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if on and not re.search(r"(^|,)\s*service\.name\s*=", attributes):
+        os.environ["OTEL_SERVICE_NAME"] = os.environ.get("OTEL_SERVICE_NAME") or service
     return {
         "auto_configure": on,
         "tracing": on,
