@@ -235,8 +235,9 @@ def test_the_last_line_of_each_file_stays(render: Any, release: Path, tmp_path: 
     copy(release, tmp_path / "before", **answers)
     before, after = tmp_path / "before", render(**answers)
     common = sorted({*files(before)} & {*files(after)} - {".copier-answers.yml"})
-    # The example is the owner's once made: no update touches it. server.py was written anew for 1.4.0.
-    left_out = "/items/|/test_items[.]py$|migrations/versions|/server[.]py$"
+    # The example is the owner's once made: no update touches it. server.py was written anew for
+    # 1.4.0, and the command at the end of auth.py takes an argument more.
+    left_out = "/items/|/test_items[.]py$|migrations/versions|/server[.]py$|/auth[.]py$"
     merged = [name for name in common if not re.search(left_out, name)]
     moved = [name for name in merged if last_line(before / name) != last_line(after / name)]
     assert moved == []
