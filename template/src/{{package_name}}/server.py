@@ -17,7 +17,7 @@ from typing import Any, cast
 import httptools
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -319,7 +319,7 @@ def protocol(settings: Settings) -> type[asyncio.Protocol]:
 
 
 class RequestLimits:
-    """ASGI middleware that bounds bodies and the number of requests in flight.
+    """ASGI middleware that bounds bodies, and requests and WebSockets in flight.
 
     413: a body of more than MAX_BODY_BYTES. 503: MAX_CONCURRENT_REQUESTS are in flight, or
     their bodies are MAX_TOTAL_BODY_BYTES together. Probes are always served. FastAPI's own
@@ -333,7 +333,7 @@ class RequestLimits:
         self.body_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
 
@@ -391,4 +391,4 @@ class _Body:
 
 def _refusal(scope: Scope, error: HTTPException) -> ASGIApp:
     headers = dict(error.headers or {})
-    return errors.problem(Request(scope), error.status_code, error.detail, headers=headers)
+    return errors.problem(HTTPConnection(scope), error.status_code, error.detail, headers=headers)
