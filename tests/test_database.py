@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,72 @@ def test_make_migrate_tells_in_one_line_that_nobody_is_there(render: Any, tmp_pa
     assert len(told) == 1
     assert "Traceback" not in failed.stderr
     assert "sesame" not in failed.stderr
+
+
+SOCKET = """
+    from fastapi import WebSocket
+    from sqlalchemy import text
+
+    @app.websocket("/statements")
+    async def run_each(socket: WebSocket, session: database.SessionDep) -> None:
+        await socket.accept()
+        async for statement in socket.iter_text():
+            await session.execute(text(statement))
+            await session.commit()
+            await socket.send_text("done")
+
+"""
+TALK = """
+import sys
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+insert = "INSERT INTO items (name, quantity, version) VALUES ('lamp', 1, 1)"
+with connect(sys.argv[1]) as socket:
+    socket.send(insert)
+    print(socket.recv(timeout=30))
+    socket.send(insert)
+    try:
+        socket.recv(timeout=30)
+    except ConnectionClosed as closed:
+        print(closed.rcvd.code)
+"""
+
+
+@pytest.fixture
+def served(installed_with: Any, tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """Serve a project with SQLite and a socket more; yield its Python and its address."""
+    installed = installed_with(database="sqlite")
+    project = Path(shutil.copytree(installed, tmp_path / "project", ignore=shutil.ignore_patterns(".venv")))
+    app = project / "src/my_service/app.py"
+    app.write_text(app.read_text().replace("    # Yours:\n", f"    # Yours:\n{SOCKET}"))
+    port, python = free_port(), installed / ".venv/bin/python"
+    given = {"DATABASE_URL": f"sqlite:///{tmp_path}/test.db", "PYTHONPATH": str(project / "src"), "PORT": str(port)}
+    environment = {**os.environ, **given, "APP_ENV": "test"}
+    run(python, "-m", "my_service", "migrate", cwd=project, env=environment)
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([python, "-m", "my_service"], cwd=project, env=environment, stdout=log, stderr=log)
+        try:
+            get(f"http://127.0.0.1:{port}/health/live")
+            yield python, f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def test_a_session_serves_a_socket_and_a_conflict_closes_it(served: tuple[Path, str]) -> None:
+    python, address = served
+    assert run(python, "-c", TALK, f"ws://{address}/statements").stdout.split() == ["done", "1008"]
+    assert [item["name"] for item in listed(f"http://{address}")] == ["lamp"]
+
+
+def test_40000_tags_are_refused_at_once(served: tuple[Path, str]) -> None:
+    _, address = served
+    for count in (1_000, 40_000):
+        tags = ", ".join(f'"{number}"' for number in range(1, count))
+        started = time.perf_counter()
+        answer = httpx2.patch(f"http://{address}/v1/items/1", json={"quantity": 3}, headers={"If-Match": tags})
+        assert time.perf_counter() - started < 1
+        assert 400 <= answer.status_code < 500
 
 
 @pytest.fixture(scope="session")
