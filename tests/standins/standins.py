@@ -12,7 +12,9 @@ from pathlib import Path
 LABEL = "copier-fastapi.stand-in"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "copier-fastapi"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-SUITES = {"3.14": "forky", "3.13": "trixie"}
+SUITES = {"3.15": "forky", "3.14": "forky", "3.13": "trixie"}
+# Of a Python that is not its suite's default one: python3 and python3-venv are that.
+PYTHONS = {"3.15": "python3.15-minimal,libpython3.15-stdlib,python3.15-venv"}
 # Servers from trixie's packages; each user has the number that it has in the official image.
 SERVERS = {
     "postgres:17": {
@@ -86,7 +88,7 @@ def _python(image: str, version: str) -> None:
         'find "$1/usr" -name __pycache__ -prune -exec rm -rf {} +',
         f'cp {CERTIFICATES} "$1{CERTIFICATES}"',
     ]
-    packages = "ca-certificates,python3,python3-venv,netbase,tzdata"
+    packages = f"ca-certificates,{PYTHONS.get(version, 'python3,python3-venv')},netbase,tzdata"
     rootfs = _rootfs(f"python-{version}", SUITES[version], packages, [f"--customize-hook={hook}" for hook in hooks])
     settings = [
         f"LABEL {LABEL}=true",
