@@ -7,8 +7,11 @@ import ipaddress
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,10 +21,26 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
-from conftest import RESERVED, container, copy, eventually, files, get, inspect, modules, run, uncompiled
+import standins
+from conftest import (
+    RESERVED,
+    ROOT,
+    commit,
+    container,
+    copy,
+    eventually,
+    files,
+    free_port,
+    get,
+    inspect,
+    modules,
+    run,
+    uncompiled,
+)
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from test_quality import YAML_RULES
 
 COMMON = {
     "src/my_service/auth.py",
@@ -30,7 +49,7 @@ COMMON = {
     "tests/test_auth.py",
     "tests/test_identity.py",
 }
-ADDED = {"api-key": COMMON, "jwt": {*COMMON, "src/my_service/jwks.py"}}
+ADDED = {"api-key": COMMON, "jwt": {*COMMON, "ops/issuer.py", "src/my_service/jwks.py"}}
 OPEN_PATHS = ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
 AUDIENCE = "https://api.example.com"
 NAME = "https://login.example.com/"
@@ -50,6 +69,13 @@ def test_it_is_formatted_whatever_the_package_is_called(render: Any, auth: str, 
     run("ruff", "format", "--check", "--no-cache", ".", cwd=project)
     run("ruff", "check", "--no-cache", ".", cwd=project)
     assert "my_service" not in (project / "tests/test_auth.py").read_text()
+
+
+def test_the_files_of_the_development_issuer_pass_their_linters(installed_with: Any) -> None:
+    project = installed_with(auth="jwt")
+    run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", cwd=project)
+    run("yamllint", "--strict", "--config-data", YAML_RULES, "compose.yaml", cwd=project)
+    run(project / ".venv/bin/mypy", "--strict", "ops/issuer.py", cwd=project)
 
 
 @both
@@ -75,6 +101,7 @@ def test_env_example_shows_its_settings_with_their_defaults(installed_with: Any,
 def test_help_lists_its_commands(render: Any, auth: str) -> None:
     listed = re.findall(r"(?m)^  (\S+) ", run("make", cwd=render(auth=auth)).stdout)
     assert ("api-key" in listed) == (auth == "api-key")
+    assert ("token" in listed) == (auth == "jwt")
     assert listed.index("api-key") < listed.index("build") if auth == "api-key" else True
 
 
@@ -423,3 +450,123 @@ def test_it_adds_at_most_20_mb_to_the_image(image_with: Any, image: str) -> None
     plain = inspect(image)["Size"]
     assert inspect(image_with("api-key"))["Size"] - plain < 1_000_000
     assert inspect(image_with("jwt"))["Size"] - plain < 20_000_000
+
+
+@pytest.fixture
+def alone(engine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Return a port for a compose project of this test's own."""
+    port = free_port()
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", f"t{port}")
+    yield port
+    for kind in ("container", "volume", "network"):
+        found = run("docker", kind, "ls", "--quiet", f"--filter=name=^t{port}[-_]").stdout.split()
+        if found:
+            run("docker", kind, "rm", *(["--force"] if kind != "network" else []), *found)
+
+
+def test_four_commands_lead_from_nothing_to_an_authenticated_post(
+    answers: dict[str, str], tmp_path: Path, alone: int
+) -> None:
+    """`make new`, and the three of the project's README; in production its issuer is refused."""
+    for image in ("postgres:17", "redis:8"):
+        standins.ensure(image)
+    chosen = {"python_version": answers["python_version"], "package_name": "four_commands"}
+    chosen |= {"database": "postgresql", "cache": "redis", "auth": "jwt"}
+    project = tmp_path / "project"
+    data = " ".join(f"--data {name}={value}" for name, value in chosen.items())
+    run("make", "new", f"DEST={project}", f"ARGS=--defaults {data}", cwd=ROOT)
+    (project / ".env").write_text(f"PORT={alone}\n")
+    try:
+        section = (project / "README.md").read_text().partition("## Who may call it")[2]
+        up, token, curl = re.findall(r"(?m)^    (.*?)(?:   *#.*)?$", section)[:3]
+        run("sh", "-c", up, cwd=project)
+        assert run("sh", "-c", token, cwd=project).stdout.count(".") == 2
+        posted = run("sh", "-c", curl.replace("localhost:8000", f"localhost:{alone}"), cwd=project).stdout
+        assert json.loads(posted)["name"] == "pen"
+        assert get(f"http://localhost:{alone}/health/ready").status_code == 200
+        assert httpx2.post(f"http://localhost:{alone}/v1/items", json={"name": "ink"}).status_code == 401
+        shown = run("docker", "compose", "exec", "-T", "service", "ls", "-R", "/app", "/run", cwd=project).stdout
+        assert "auth.py" in shown
+        assert "issuer" not in shown
+        refused = run("make", "up", cwd=project, check=False, env={**os.environ, "APP_ENV": "production"})
+        assert refused.returncode != 0
+        assert "JWT_ISSUER: The development issuer is not for production" in refused.stdout + refused.stderr
+    finally:
+        run("make", "down", "ARGS=--volumes", cwd=project)
+
+
+@pytest.fixture
+def served(installed_with: Any, tmp_path: Path) -> Iterator[Callable[..., tuple[Path, str, subprocess.Popen[str]]]]:
+    """Return `served(**environment)`: what `make dev` of a jwt project serves, until the test ends."""
+    project = tmp_path / "project"
+    shutil.copytree(installed_with(auth="jwt"), project, ignore=shutil.ignore_patterns(".venv", ".secrets"))
+    processes: list[subprocess.Popen[str]] = []
+
+    def serve(**environment: str) -> tuple[Path, str, subprocess.Popen[str]]:
+        port = free_port()
+        processes.append(
+            subprocess.Popen(
+                ["make", "dev", f"PORT={port}"],
+                cwd=project,
+                env={**os.environ, **environment},
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        )
+        return project, f"http://127.0.0.1:{port}", processes[-1]
+
+    yield serve
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_make_dev_has_the_development_issuer_until_it_ends(served: Any) -> None:
+    project, url, process = served()
+    bearer = f"Bearer {run('make', '-s', 'token', 'SUBJECT=ada', 'SCOPES=a:b c', cwd=project).stdout.strip()}"
+    me = eventually(lambda: httpx2.get(f"{url}/v1/me", headers={"Authorization": bearer}), 90)
+    assert me.json() == {"id": "ada", "scopes": ["a:b", "c"]}
+    os.killpg(process.pid, signal.SIGINT)
+    # The issuer's process has the output open too: this ends when both have ended.
+    output, _ = process.communicate(timeout=30)
+    assert "Traceback" not in output
+    assert oct((project / ".secrets").stat().st_mode)[-3:] == "700"
+    commit(project, "start")
+    assert not re.findall(r"secrets", run("git", "ls-files", cwd=project).stdout)
+
+
+@pytest.mark.parametrize(
+    ("variables", "detail"),
+    [
+        ({"APP_ENV": "production"}, f"Failing: auth ({NOT_SET['jwt']})"),
+        (
+            {"JWT_ISSUER": "https://a.example/", "JWT_AUDIENCE": "a", "JWT_JWKS_URL": "http://127.0.0.1:1/"},
+            "Failing: auth (the issuer's keys can't be fetched)",
+        ),
+    ],
+    ids=["production", "another-issuer"],
+)
+def test_make_dev_has_no_development_issuer(served: Any, variables: dict[str, str], detail: str) -> None:
+    _, url, _ = served(**variables)
+    assert eventually(lambda: httpx2.get(f"{url}/health/ready"), 90).json()["detail"] == detail
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "reason"),
+    [
+        (['SCOPES="a"'], {}, "separated by spaces, such as: make token"),
+        (["SUBJECT=a\tb"], {}, "SUBJECT is a printable text"),
+        ([], {"JWT_ISSUER": "https://a.example/"}, "JWT_ISSUER names https://a.example/: get a token there"),
+    ],
+)
+def test_a_token_that_would_not_do_is_refused_with_the_reason(
+    render: Any, tmp_path: Path, arguments: list[str], variables: dict[str, str], reason: str
+) -> None:
+    project = Path(shutil.copytree(render(auth="jwt"), tmp_path / "project"))
+    refused = run("make", "token", *arguments, cwd=project, check=False, env={**os.environ, **variables})
+    assert refused.returncode != 0
+    assert refused.stdout == ""
+    assert reason in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What `make up`, `down` and the password of compose's PostgreSQL are.
+# What `make up`, `down`, the password of compose's PostgreSQL and the key of the development issuer are.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=project.sh
 . "${0%/*}/project.sh"
@@ -39,6 +39,15 @@ secrets() {
     password=$(LC_ALL=C tr -dc A-Za-z0-9 </dev/urandom | head -c 40)
     printf %s "$password" >.secrets/POSTGRES_PASSWORD
     printf %s "postgresql://postgres:$password@postgres:5432/$package" >.secrets/DATABASE_URL
+}
+
+# A copy of the development issuer, since compose's containers can't read a clone made under umask 077.
+issuer() {
+    mkdir -p .secrets && chmod 700 .secrets
+    umask 022
+    mkdir -p .secrets/issuer
+    [ -s .secrets/issuer/key ] || LC_ALL=C tr -dc A-Za-z0-9 </dev/urandom | head -c 40 >.secrets/issuer/key
+    cat ops/issuer.py >.secrets/issuer/issuer.py
 }
 
 command=$1

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Identity(BaseModel):
-    """Who calls: `id` is the name of the API key or the token's subject, `scopes` what it grants."""
+    """Who calls: `id` is the name of the key or the token's subject, `scopes` what it grants."""
 
     id: str
     scopes: list[str]

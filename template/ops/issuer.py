@@ -1,0 +1,113 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["pyjwt[crypto]>=2.15"]
+# ///
+"""The development issuer: signs tokens for `make up` and `make dev`, never for production.
+
+`make` copies it beside its key, to .secrets/issuer. The image has neither.
+"""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
+
+# The service refuses an issuer of this name in production.
+ISSUER = "urn:development-issuer"
+AUDIENCE = "development"
+LIFETIME_SECONDS = 12 * 3600
+SETTINGS = ("JWT_ISSUER", "JWT_AUDIENCE", "JWT_JWKS_URL")
+KEY = Path(__file__).with_name("key")
+# The order of the curve's group, SEC 2: a private key is a number below it.
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def private_key() -> ec.EllipticCurvePrivateKey:
+    """Derive the key from the random text in KEY, which a shell can make."""
+    number = int.from_bytes(hashlib.sha512(KEY.read_bytes()).digest(), "big")
+    return ec.derive_private_key(number % (ORDER - 1) + 1, ec.SECP256R1())
+
+
+def public_key() -> dict[str, Any]:
+    """Return the key as a JWK (RFC 7517); another key has another id."""
+    jwk = ECAlgorithm.to_jwk(private_key().public_key(), as_dict=True)
+    key_id = hashlib.sha256(json.dumps(jwk, sort_keys=True).encode()).hexdigest()[:16]
+    return {**jwk, "kid": key_id, "use": "sig", "alg": "ES256"}
+
+
+def token() -> None:
+    """Print a token for SUBJECT that grants SCOPES."""
+    issuer = os.environ.get("JWT_ISSUER") or ISSUER
+    if issuer != ISSUER:
+        sys.exit(f"JWT_ISSUER names {issuer}: get a token there, or leave the JWT_ settings unset")
+    subject = os.environ.get("SUBJECT") or "developer"
+    scopes = os.environ.get("SCOPES", "").split()
+    if not subject.isprintable() or not all(re.fullmatch(r"[!#-\[\]-~]+", s) for s in scopes):
+        sys.exit(
+            "SUBJECT is a printable text, SCOPES are of ASCII without quotes and separated by "
+            """spaces, such as: make token SUBJECT=ada SCOPES="orders:read orders:write\""""
+        )
+    now = int(time.time())
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "scope": " ".join(scopes)}
+    times = {"iat": now, "exp": now + LIFETIME_SECONDS}
+    headers = {"kid": public_key()["kid"]}
+    print(jwt.encode(claims | times, private_key(), algorithm="ES256", headers=headers))
+
+
+def key_server(host: str, port: int) -> ThreadingHTTPServer:
+    """Make a server whose every path has the key set, the path of a health check included."""
+    body = json.dumps({"keys": [public_key()]}).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    return ThreadingHTTPServer((host, port), Handler)
+
+
+def serve() -> None:
+    """Serve the key set to compose's network until SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    key_server("0.0.0.0", 8000).serve_forever()  # noqa: S104
+
+
+def beside(*command: str) -> None:
+    """Become `command`, with the key set served on this machine for as long as it runs.
+
+    Not in production, and not if the settings name an issuer.
+    """
+    production = os.environ.get("APP_ENV", "").lower() == "production"
+    if not production and not any(os.environ.get(name) for name in SETTINGS):
+        server = key_server("127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.server_port}/jwks.json"
+        os.environ.update(zip(SETTINGS, (ISSUER, AUDIENCE, url), strict=True))
+        parent = os.getpid()
+        if os.fork() == 0:
+            # Ctrl-C is for the command; this process ends with it.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            server.timeout = 0.5
+            while os.getppid() == parent:
+                server.handle_request()
+            os._exit(0)
+        server.server_close()
+    os.execvp(command[0], command)  # noqa: S606, S607
+
+
+if __name__ == "__main__":
+    {"token": token, "serve": serve, "beside": beside}[sys.argv[1]](*sys.argv[2:])
