@@ -183,3 +183,12 @@ def test_a_head_and_a_half_close_get_a_response(image: str, source: Path) -> Non
             connection = connect(port, b"HEAD /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
             connection.shutdown(socket.SHUT_WR)
             assert rest(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_40000_tags_in_if_match_are_refused_at_once(image: str, source: Path) -> None:
+    tags = b", ".join(b'"%d"' % number for number in range(40_000))
+    with small(image, source) as (_, port):
+        started = time.monotonic()
+        received = rest(connect(port, HEAD + b"If-Match: " + tags + b"\r\n\r\n"))
+        assert time.monotonic() - started < 5
+        assert received.startswith(b"HTTP/1.1 431 ")

@@ -125,6 +125,8 @@ def test_make_dev_reloads_on_an_edit(project: Path) -> None:
         ("LOG_LEVEL", "hunter2", "LOG_LEVEL: Input should be 'debug', 'info', 'warning' or 'error'"),
         ("LOG_FORMAT", "hunter2", "LOG_FORMAT: Input should be 'json' or 'console'"),
         ("MAX_BODY_BYTES", "-1", "MAX_BODY_BYTES: Input should be greater than or equal to 0"),
+        ("MAX_CONNECTIONS", "0", "MAX_CONNECTIONS: Input should be greater than or equal to 1"),
+        ("STALL_TIMEOUT_SECONDS", "0", "STALL_TIMEOUT_SECONDS: Input should be greater than 0"),
     ],
 )
 def test_a_bad_setting_stops_it_with_one_line(installed: Path, variable: str, value: str, line: str) -> None:
