@@ -32,7 +32,7 @@ new: $(UV) ## Write a new service to DEST=../my-service (ARGS="--defaults" asks 
 check: $(UV) ## Check the style of the template's own code
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) shellcheck -x .ci/run .ci/prepare tests/standins/*.sh template/ops/with-args.sh
+	$(RUN) shellcheck -x .ci/run .ci/prepare .ci/tag-releases tests/standins/*.sh template/ops/with-args.sh
 
 test: $(UV) ## Run the tests (ARGS="tests/test_copy.py"); what needs Docker is skipped where none answers
 	$(WITH_ARGS) $(RUN) pytest

@@ -43,6 +43,7 @@ EVERY_PROJECT = [
     "src/my_service/server.py",
     "src/my_service/settings.py",
     "src/my_service/shutdown.py",
+    "src/my_service/sockets.py",
     "src/my_service/telemetry.py",
     "tests/__init__.py",
     "tests/conftest.py",
@@ -56,6 +57,7 @@ EVERY_PROJECT = [
     "tests/test_server.py",
     "tests/test_settings.py",
     "tests/test_shutdown.py",
+    "tests/test_sockets.py",
     "tests/test_telemetry.py",
     # ci is github by default.
     ".github/dependabot.yml",

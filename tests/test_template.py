@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, run
+from conftest import ROOT, commit, run
 
 TEMPLATE = ROOT / "template"
 CONFIG = yaml.safe_load((ROOT / "copier.yml").read_text())
@@ -73,3 +73,27 @@ def test_no_lock_and_no_address_of_a_registry_is_committed() -> None:
     for name in tracked:
         text = (ROOT / name).read_text(errors="ignore") if (ROOT / name).exists() else ""
         assert not [host for host in hosts if host in text], name
+
+
+def test_each_release_without_a_tag_gets_one(tmp_path: Path) -> None:
+    """At the commit that brought its heading; what has a tag keeps it, and a second run changes nothing."""
+    work, tag = tmp_path / "work", ROOT / ".ci/tag-releases"
+    run("git", "init", "--quiet", "--bare", tmp_path / "hub.git")
+    run("git", "clone", "--quiet", tmp_path / "hub.git", work)
+    commits = {}
+    for version in ("1.0.0", "1.1.0", "1.10.0"):
+        older = (work / "CHANGELOG.md").read_text() if commits else ""
+        (work / "CHANGELOG.md").write_text(f"## {version}\n\n- News of {version}\n\n{older}")
+        commit(work, f"Release {version}")
+        commits[f"v{version}"] = run("git", "rev-parse", "HEAD", cwd=work).stdout.strip()
+        (work / "CHANGELOG.md").write_text((work / "CHANGELOG.md").read_text() + "\n")
+        commit(work, "Later work")
+    commits["v1.0.0"] = run("git", "rev-parse", "HEAD", cwd=work).stdout.strip()
+    run("git", "tag", "v1.0.0", cwd=work)
+    run("git", "push", "--quiet", "origin", "HEAD", "v1.0.0", cwd=work)
+    assert len(run(tag, cwd=work).stdout.splitlines()) == 2
+    assert run(tag, cwd=work).stdout == ""
+    listed = run(
+        "git", "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/tags", cwd=tmp_path / "hub.git"
+    )
+    assert dict(line.split() for line in listed.stdout.splitlines()) == commits

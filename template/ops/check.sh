@@ -1,5 +1,5 @@
 #!/bin/sh
-# Say in one line what keeps a command from working: `check.sh docker|compose|name|port`.
+# Say in one line what keeps a command from working: `check.sh docker|compose|name|port|python`.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=project.sh
 . "${0%/*}/project.sh"
@@ -29,4 +29,13 @@ check_port() {
     fi
 }
 
-"check_$1"
+# check_python VERSION: no fault, but to know.
+check_python() {
+    of_image=$(sed -n 's/^ARG PYTHON_IMAGE=.*python:\(3[.][0-9]*\).*/\1/p' Dockerfile)
+    [ -n "${UV_PYTHON-}" ] || [ "${of_image:-$1}" = "$1" ] ||
+        echo "The image runs Python $of_image, these checks ran on $1: for both alike, UV_PYTHON=$of_image make check" >&2
+}
+
+command=$1
+shift
+"check_$command" "$@"
