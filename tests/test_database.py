@@ -71,9 +71,10 @@ def test_make_migration_writes_what_changed(render: Any, tmp_path: Path) -> None
     again = run("make", "migration", "m=it's a price, isn't it?", cwd=project)
     assert "Nothing changed in the models" in again.stdout
     models.write_text(models.read_text() + '    weight: Mapped[int] = mapped_column(server_default="0")\n')
-    run("make", "migration", "m=it's a price, isn't it?", cwd=project)
+    run("make", "migration", 'm="""; open("pwned", "w"); """ \\', cwd=project)
     assert len(list((project / "migrations/versions").glob("*.py"))) == 3
     run("make", "migrate", cwd=project)
+    assert not (project / "pwned").exists()
     run("make", "lint", cwd=project)
     run("make", "test", "ARGS=--no-cov tests/test_migrations.py", cwd=project)
 
