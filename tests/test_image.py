@@ -194,6 +194,7 @@ def test_the_standard_library_that_it_imports_is_compiled(image: str) -> None:
     imports = (
         "import uvicorn.lifespan.on, uvicorn.loops.asyncio, uvicorn.protocols.http.httptools_impl\n"
         "import uvicorn.middleware.proxy_headers, fastapi.telemetry._runtime\n"
+        "import uvicorn.protocols.websockets.websockets_sansio_impl\n"
         "from nasty_service import app\n"
         "app.create_app().openapi()"
     )
