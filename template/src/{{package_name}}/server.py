@@ -27,6 +27,7 @@ from .telemetry import PROBES
 
 # What is not body: request line and header fields; a chunk's extensions; trailers.
 LONGEST_HEAD = 65_536
+TOO_LONG = f"The request line and header fields may have at most {LONGEST_HEAD} bytes"
 # Requests that a connection may send before the first one is answered.
 LONGEST_PIPELINE = 32
 # Slower than this many bytes a second is no progress, for a body and for who reads a response.
@@ -146,11 +147,11 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._upgrade()
         except httptools.HttpParserError:
-            detail = "Malformed HTTP" if self.status == 400 else f"At most {LONGEST_HEAD} bytes"
+            detail = "Malformed HTTP" if self.status == 400 else TOO_LONG
             self._refuse(self.status, detail)
         else:
             if self.overhead > LONGEST_HEAD:
-                self._refuse(431, f"At most {LONGEST_HEAD} bytes")
+                self._refuse(431, TOO_LONG)
             else:
                 self._watch(len(data))
 
