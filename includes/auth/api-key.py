@@ -17,7 +17,8 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from . import health
-from .identity import Identity, known, remember
+from .identity import Identity as Identity
+from .identity import known, remember
 
 logger = structlog.get_logger()
 

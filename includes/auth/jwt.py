@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo, model_vali
 from pydantic_core import PydanticCustomError
 
 from . import health
-from .identity import Identity, known, remember
+from .identity import Identity as Identity
+from .identity import known, remember
 from .jwks import ALGORITHMS, IssuerKeys
 
 logger = structlog.get_logger()
