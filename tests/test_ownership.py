@@ -103,7 +103,7 @@ def test_a_broken_warehouse_is_out_of_stock(client: TestClient) -> None:
 '''
 # With these, no route of the template is where it was, and no error looks like it did.
 MOUNTED = """
-    from fastapi import FastAPI, HTTPException
+    from fastapi import HTTPException
 
     app.add_exception_handler(HTTPException, warehouse.on_error)
     app.add_exception_handler(Exception, warehouse.on_error)
