@@ -190,15 +190,17 @@ def test_it_adds_nothing_but_python_bytecode_dependencies_and_project(
     assert not commands & {"uv", "uvx", "pip", "pip3", "gcc", "cc", "pytest", "mypy", "ruff"}
 
 
+IMPORTS = (
+    "import uvicorn.lifespan.on, uvicorn.loops.asyncio, uvicorn.protocols.http.httptools_impl\n"
+    "import uvicorn.middleware.proxy_headers, fastapi.telemetry._runtime\n"
+    "import uvicorn.protocols.websockets.websockets_sansio_impl\n"
+    "from {package} import app\n"
+    "app.create_app().openapi()"
+)
+
+
 def test_the_standard_library_that_it_imports_is_compiled(image: str) -> None:
-    imports = (
-        "import uvicorn.lifespan.on, uvicorn.loops.asyncio, uvicorn.protocols.http.httptools_impl\n"
-        "import uvicorn.middleware.proxy_headers, fastapi.telemetry._runtime\n"
-        "import uvicorn.protocols.websockets.websockets_sansio_impl\n"
-        "from nasty_service import app\n"
-        "app.create_app().openapi()"
-    )
-    assert uncompiled(image, imports) == []
+    assert uncompiled(image, IMPORTS.format(package="nasty_service")) == []
 
 
 def test_no_secret_in_the_folder_reaches_it(project: Path, build: Any) -> None:
@@ -313,7 +315,9 @@ def on_3_15(template: Path, tmp_path: Path, engine: None) -> Callable[..., Path]
 
 def test_on_python_3_15_it_serves_and_its_tests_pass(on_3_15: Any, build: Any) -> None:
     project = on_3_15()
-    with container(build(project), *HARDENED) as (name, url):
+    image = build(project)
+    assert uncompiled(image, IMPORTS.format(package="my_service")) == []
+    with container(image, *HARDENED) as (name, url):
         assert get(f"{url}/health/live").status_code == 200
         assert run("docker", "exec", name, "python", "--version").stdout.startswith("Python 3.15.")
         assert "process_resident_memory_bytes" in get(f"{url}/metrics").text
