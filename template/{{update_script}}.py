@@ -17,6 +17,7 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: sys.exit("Interrupted: nothing was changed."))
 
 import argparse  # noqa: E402
+import difflib  # noqa: E402
 import hashlib  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
@@ -557,10 +558,7 @@ def settle(scratch: Scratch, merged: Merge, name: str, versions: dict[int, File]
         settled = pieces
         if versions.keys() == {1, 2, 3}:
             mode = versions[3][0] if mode == versions[1][0] else mode
-            settled = [
-                without_choice(piece, at_end=not any(pieces[place + 1 :]))
-                for place, piece in enumerate(pieces)
-            ]
+            settled = [without_choice(piece) for piece in pieces]
         merged.files[name] = mode, scratch.store(b"".join(map(marked, settled)))
         if settled != pieces:
             merged.kept_both.append(name)
@@ -593,22 +591,39 @@ def hunks(lines: list[bytes]) -> list[list[bytes] | Hunk]:
     return pieces
 
 
-def without_choice(piece: list[bytes] | Hunk, *, at_end: bool) -> list[bytes] | Hunk:
-    """Keep the lines of both sides where neither changed the other's: the template's come first."""
+def without_choice(piece: list[bytes] | Hunk) -> list[bytes] | Hunk:
+    """Merge neighbouring lines, which git takes for one place, if no line was changed twice."""
     if not isinstance(piece, Hunk):
         return piece
-    head, hunk, tail = common(piece)
     if not piece.base:
-        return [*head, *hunk.theirs, *hunk.ours, *tail]
-    size = len(piece.base)
-    # One side only added lines before or after those that the other one changed. Where these
-    # are gone, the added ones may have lost their meaning, unless the file ends there.
-    for added, changed in ((piece.ours, piece.theirs), (piece.theirs, piece.ours)):
-        if (changed or at_end) and added[:size] == piece.base:
-            return [*changed, *added[size:]]
-        if changed and added[-size:] == piece.base:
-            return [*added[:-size], *changed]
-    return piece
+        head, inserted, tail = common(piece)
+        return [*head, *inserted.theirs, *inserted.ours, *tail]
+    ours, theirs = edits(piece.base, piece.ours), edits(piece.base, piece.theirs)
+    if any(meet(mine, other) for mine in ours for other in theirs):
+        return piece
+    merged: list[bytes] = []
+    place = 0
+    # At the same place the template's lines come first.
+    for start, end, lines in sorted([*theirs, *ours], key=lambda edit: edit[:2]):
+        merged += [*piece.base[place:start], *lines]
+        place = end
+    return [*merged, *piece.base[place:]]
+
+
+Edit = tuple[int, int, list[bytes]]
+
+
+def edits(base: list[bytes], side: list[bytes]) -> list[Edit]:
+    """List what one side did: the first line, the line after the last one, and what is there now."""
+    matcher = difflib.SequenceMatcher(None, base, side, autojunk=False)
+    return [(i, j, side[a:b]) for tag, i, j, a, b in matcher.get_opcodes() if tag != "equal"]
+
+
+def meet(mine: Edit, other: Edit) -> bool:
+    """Whether two edits change the same line, or one inserts between lines that the other changed."""
+    (start, end, _), (first, last, _) = mine, other
+    inside = first < start == end < last or start < first == last < end
+    return inside or max(start, first) < min(end, last)
 
 
 def common(hunk: Hunk) -> tuple[list[bytes], Hunk, list[bytes]]:
