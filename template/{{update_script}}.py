@@ -801,7 +801,7 @@ class Template:
             line.split() for line in self.file(after["_commit"], "includes/moves.txt").splitlines()
         ]
         return [
-            [path.replace("{{package_name}}", package) for path in line[1:]]
+            [path.replace("<package>", package) for path in line[1:]]
             for line in listed
             if len(line) == 3
             and line[0][0].isdigit()

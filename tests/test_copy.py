@@ -25,6 +25,8 @@ EVERY_PROJECT = [
     "compose.yaml",
     "pyproject.toml",
     "update.py",
+    "docs/limits.md",
+    "docs/streams.md",
     "ops/check.sh",
     "ops/compose.sh",
     "ops/container.sh",

@@ -54,7 +54,7 @@ def test_nothing_needs_trust() -> None:
 
 def test_every_exclusion_names_something() -> None:
     for entry in CONFIG["_exclude"]:
-        for name in re.sub(r"{%.*?%}", "", entry).split():
+        for name in re.sub(r"{%.*?%}|{{.*?}}", "", entry).split():
             found = [*TEMPLATE.glob(name.strip("/")), *TEMPLATE.glob(name.strip("/") + ".jinja")]
             assert found, entry
 

@@ -887,7 +887,7 @@ def moving_release(upstream: Path, project: Path, tmp_path: Path) -> None:
         file.write("# changed too\n")
     with (template / "includes/moves.txt").open("a") as file:
         for old, new in (("health.py", "inner/probes.py"), ("docs.py", "inner/docs.py")):
-            file.write(f"999.1.0 src/{{{{package_name}}}}/{old} src/{{{{package_name}}}}/{new}\n")
+            file.write(f"999.1.0 src/<package>/{old} src/<package>/{new}\n")
     rewrite(template / "CHANGELOG.md", "newest first.\n", "newest first.\n\n## 999.1.0\n\n- Two files move.\n")
     release(template, "Release 999.1.0")
     point_to(project, str(template))

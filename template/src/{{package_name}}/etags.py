@@ -1,4 +1,4 @@
-"""Entity tags of versioned resources: ETag, If-Match and If-None-Match (RFC 9110, 8.8.3 and 13.1)."""
+"""Entity tags of versioned resources: ETag, If-Match, If-None-Match (RFC 9110, 8.8.3 and 13.1)."""
 
 import re
 from typing import Annotated, Any

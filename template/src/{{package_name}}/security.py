@@ -121,7 +121,7 @@ def protect_sockets(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 
 def protect(inner: ASGIApp, settings: Settings) -> ASGIApp:
-    """Put around `inner` what the settings ask for; by default any host is served, and no origin."""
+    """Put around `inner` what the settings ask for: by default any host, and no origin."""
     if settings.cors_origins:
         inner = NamedOrigins(
             inner,
