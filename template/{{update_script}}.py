@@ -746,7 +746,7 @@ class Template:
         return "" if done.returncode else os.fsdecode(done.stdout)
 
     def has(self, reference: str) -> bool:
-        return bool(self.git("rev-parse", "--quiet", "--verify", f"{reference}^{{commit}}"))
+        return bool(self.git("rev-parse", "--quiet", "--verify", reference + "^{commit}"))
 
     def file(self, commit: str, name: str) -> str:
         return self.git("show", f"{commit}:{name}")
