@@ -57,7 +57,7 @@ def jwt_settings_together(given: dict[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(names), **given} if given.keys() & set(names) else given
 
 
-# What `dev/issuer.py` calls itself: anybody with a clone can be it.
+# What `ops/issuer.py` calls itself: anyone with a clone can run it.
 DEVELOPMENT_ISSUER = "urn:development-issuer"
 ISSUER_EXAMPLE = "https://login.example.com/"
 

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-# As nginx has it.
+# nginx's status for a client that closed its connection before the response.
 CLIENT_CLOSED_REQUEST = 499
 
 
@@ -45,7 +45,7 @@ class ProblemResponse(JSONResponse):
     media_type = "application/problem+json"
 
 
-# Of a request that does not fit its schema, as many are listed.
+# The most errors of one request that are listed.
 MOST_ERRORS = 100
 MOST_ERROR_BYTES = 9000
 # With more, they are only counted: 100,000 unknown keys would take 100 MB to describe.
@@ -67,7 +67,7 @@ def problem(
     headers: dict[str, str] | None = None,
     members: dict[str, Any] | None = None,
 ) -> ProblemResponse:
-    """Build the answer for an error of HTTP status `status`.
+    """Build the response for an error of HTTP status `status`.
 
     `detail` is for a person, `members` are for a program: the document's further members.
     """
@@ -91,7 +91,7 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers) if error.headers else None
     if headers and "Allow" in headers:
         headers["Allow"] = _allowed(request)
-    # FastAPI's `detail` may be a mapping, Starlette's type does not tell.
+    # FastAPI's `detail` may be a mapping, though Starlette's type is a string.
     detail: Any = error.detail
     if isinstance(detail, dict):
         return problem(request, error.status_code, headers=headers, members=detail)
@@ -122,7 +122,7 @@ async def on_crash(request: Request, error: Exception) -> Response:
 def _validate(
     field: ModelField, value: Any, values: Any = None, *, loc: tuple[int | str, ...] = ()
 ) -> tuple[Any, list[dict[str, Any]]]:
-    # As FastAPI's, which describes every error before any handler can cut the list.
+    # Replaces FastAPI's, which describes every error before any handler can cut the list.
     try:
         return field._type_adapter.validate_python(value, from_attributes=True), []
     except ValidationError as error:

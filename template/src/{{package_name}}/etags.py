@@ -9,7 +9,7 @@ from . import errors
 
 # A few hundred tags, which is more than a client has versions, and a short statement.
 LONGEST = 1000
-# Those tags that can be one of ours.
+# A tag that can be one of ours.
 TAG = re.compile(r'(W/)?"([1-9][0-9]{0,8})"')
 
 IfMatch = Annotated[

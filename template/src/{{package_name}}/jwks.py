@@ -17,7 +17,7 @@ logger = structlog.get_logger()
 # Each for one kind of key, and none for a shared secret: what the issuer publishes signs nothing.
 ALGORITHMS = {("RSA", None): "RS256", ("EC", "P-256"): "ES256"}
 
-# How old the keys may get, how soon they are fetched again if a token names another one and if
+# How old the keys may get, how soon they are fetched again if a token names an unknown one or if
 # the issuer failed, and how long and how large its whole response may be.
 LIFETIME_SECONDS = 300
 REFRESH_SECONDS = 30
@@ -105,7 +105,7 @@ class IssuerKeys:
         """
         content = b""
         async with (
-            # Of all, from the name server on: httpx2's own timeouts begin anew with each byte.
+            # For the whole exchange, DNS included: httpx2's own timeouts restart with each byte.
             asyncio.timeout(FETCH_SECONDS),
             self.client.stream("GET", self.url, timeout=None) as response,
         ):

@@ -85,7 +85,7 @@ class Output:
         try:
             self.descriptor: int | None = file.fileno()
         except OSError:
-            # What tests put in the place of stdout.
+            # What tests use in place of stdout.
             self.descriptor = None
 
     def write(self, line: bytes) -> None:
@@ -136,7 +136,7 @@ class Output:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            # In a thread: the next line brings it.
+            # In a thread: it goes out with the next line.
             return
         self.retry = loop.call_later(RETRY_SECONDS, self._try_again)
 

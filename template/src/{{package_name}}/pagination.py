@@ -10,7 +10,7 @@ from pydantic import BaseModel
 T = TypeVar("T")
 
 Limit = Annotated[int, Query(ge=1, le=100)]
-# Every such text is one: eight bytes in base64url.
+# Any such text is a cursor: eight bytes in base64url.
 Cursor = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{11}$")]
 
 

@@ -36,7 +36,7 @@ def client_of(connection: HTTPConnection) -> str:
     try:
         address = ip_address(connection.client.host if connection.client else "")
     except ValueError:
-        # A Unix socket, or an X-Forwarded-For of anything: all such count together.
+        # A Unix socket, or an X-Forwarded-For that is no address: all of these count together.
         return "address:unknown"
     if isinstance(address, IPv6Address):
         network = IPv6Network((int(address), 64), strict=False)

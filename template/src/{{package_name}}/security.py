@@ -62,7 +62,7 @@ class AllowedHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.app
-        # Probes name a container by its address.
+        # Probes call a container by its address.
         if scope["type"] != "lifespan" and not scope["path"].startswith(PROBES):
             host = host_of(scope)
             if host is None:
@@ -90,7 +90,7 @@ class HandshakeOrigins:
         origin = headers.get("origin")
         if not (origin is None or origin in self.origins or "*" in self.origins):
             scheme, _, authority = origin.partition("://")
-            # A proxy that ends TLS may leave us to think that the scheme is ws.
+            # Behind a proxy that ends TLS, the scheme may look like ws.
             port = DEFAULT_PORTS.get(scheme, "")
             if authority.removesuffix(port) != headers.get("host", "").lower().removesuffix(port):
                 app = problem(HTTPConnection(scope), 403, "Pages of this origin may not connect")
@@ -104,15 +104,15 @@ class NamedOrigins(CORSMiddleware):
         try:
             await super().__call__(scope, receive, send)
         except HTTPException as refusal:
-            answer = await on_http_exception(Request(scope), refusal)
-            await answer(scope, receive, send)
+            response = await on_http_exception(Request(scope), refusal)
+            await response(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        answer = super().preflight_response(request_headers)
-        if answer.status_code >= 400:
-            vary = {"Vary": answer.headers["vary"]}
-            raise HTTPException(answer.status_code, bytes(answer.body).decode(), vary)
-        return answer
+        response = super().preflight_response(request_headers)
+        if response.status_code >= 400:
+            vary = {"Vary": response.headers["vary"]}
+            raise HTTPException(response.status_code, bytes(response.body).decode(), vary)
+        return response
 
 
 def protect_sockets(app: ASGIApp, settings: Settings) -> ASGIApp:

@@ -1,7 +1,7 @@
-"""The limits of connections and requests: how large, how slow, how many; nothing waits for ever.
+"""The limits of connections and requests: how large, how slow, how many; nothing waits forever.
 
 A request over a limit gets a problem document where one can still be sent, then its connection
-ends. Limits that are no settings are the constants below.
+ends. Limits without a setting are the constants below.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from . import errors, security
 from .settings import Settings
 from .telemetry import PROBES
 
-# What is not body: request line and header fields; a chunk's extensions; trailers.
+# All that is not body: request line and header fields; a chunk's extensions; trailers.
 LONGEST_HEAD = 65_536
 TOO_LONG = f"The request line and header fields may have at most {LONGEST_HEAD} bytes"
 # Requests that a connection may send before the first one is answered.
 LONGEST_PIPELINE = 32
-# Slower than this many bytes a second is no progress, for a body and for who reads a response.
+# Fewer bytes a second than this are no progress, in a body or while a client reads a response.
 SLOWEST = 1000
-# How often each connection is looked at, in seconds.
+# How often each connection is checked, in seconds.
 TICK = 1.0
 # How long a client that is still sending has to read why its connection ends, in seconds.
 LINGER = 1.0
@@ -87,7 +87,7 @@ class OneWrite:
         if self.is_closing() or not self.unread():
             self.transport.close()
             return
-        # To close a socket that has unread bytes is to reset it: the response may be lost.
+        # Closing a socket that has unread bytes resets it, and the response may be lost.
         self.closing = True
         self.transport.pause_reading()
         with suppress(OSError):
@@ -96,14 +96,14 @@ class OneWrite:
 
 
 class Fixed(list[tuple[bytes, bytes]]):
-    """Header fields that are complete: uvicorn appends trailers to them."""
+    """Header fields that stay as they are: uvicorn would append trailers to them."""
 
     def append(self, field: tuple[bytes, bytes]) -> None:
         """Drop a trailer: it is no header (RFC 9110, 6.5.1)."""
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, with limits. One timer a connection, none a request."""
+    """uvicorn's protocol, with limits. One timer per connection, none per request."""
 
     transport: OneWrite  # type: ignore[assignment]
 
@@ -115,7 +115,7 @@ class Protocol(HttpToolsProtocol):
         self.in_body = False
         self.deaf = False
         self.keep_alive_after_body = False
-        # What the client is waited for, and until when (in the event loop's time).
+        # What the client has to send, and by when (in the event loop's time).
         self.waits_for: str | None = None
         self.deadline = math.inf
         self.sent = 0
@@ -215,7 +215,7 @@ class Protocol(HttpToolsProtocol):
             self.deadline = self.loop.time() + seconds
 
     def _watch(self, received: int) -> None:
-        """Set the deadline, now that `received` bytes have come or a response has left."""
+        """Set the deadline after `received` bytes have arrived or a response was sent."""
         if self.in_body:
             self._watch_body(received)
         elif self.cycle is not None and not self.cycle.response_complete:
@@ -248,7 +248,7 @@ class Protocol(HttpToolsProtocol):
         now = self.loop.time()
         self._watch_reader(now)
         if self.flow.read_paused or (self.cycle and self.cycle.waiting_for_100_continue):
-            # It is the service that takes its time.
+            # The delay is the service's.
             self.deadline += TICK
         if now < self.deadline:
             return
@@ -378,7 +378,7 @@ class _Body:
             detail = f"At most {settings.max_body_bytes} bytes"
             raise HTTPException(413, detail, {"Connection": "close"})
         total = self.limits.body_bytes + size
-        # A body that is alone is read, however long it may be.
+        # The only body in flight is read, even if it is longer than that.
         if total > settings.max_total_body_bytes and total > self.reserved + size:
             raise HTTPException(503, "Too many long requests at once", RETRY_AFTER)
         self.reserved += size

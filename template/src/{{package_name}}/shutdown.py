@@ -64,7 +64,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     def begin(number: int, frame: object) -> None:
         app.state.stopping = True
         loop.call_soon_threadsafe(app.state.stop.set)
-        # Who presses Ctrl-C is waiting.
+        # Whoever presses Ctrl-C is waiting.
         seconds = delay if number == signal.SIGTERM else 0
         stop = cast(Handler, handlers[signal.Signals(number)])
         loop.call_soon_threadsafe(lambda: loop.call_later(seconds, stop, number, None))
@@ -90,6 +90,6 @@ router = APIRouter(lifespan=lifespan)
 
 @health.check("shutdown")
 async def is_not_stopping(request: Request) -> None:
-    """Readiness ends when a stop was asked for."""
+    """Readiness ends when a stop begins."""
     if request.app.state.stopping:
         raise RuntimeError("the service is stopping")

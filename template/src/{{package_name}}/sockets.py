@@ -25,7 +25,7 @@ logger.setLevel(logging.WARNING)
 
 
 class Protocol(WebSocketsSansIOProtocol):
-    """uvicorn's, but what `websockets` refuses by itself is told to the client as well."""
+    """uvicorn's protocol, which also sends the client the refusals of `websockets` itself."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -51,7 +51,7 @@ class Protocol(WebSocketsSansIOProtocol):
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": ""})
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = self.disconnected = True
-        # To close with unread data is to reset, and a reset may overtake the code.
+        # Closing with unread data resets the connection, and the reset may overtake the code.
         self.transport.resume_reading()
         self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 

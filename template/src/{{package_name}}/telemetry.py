@@ -171,7 +171,7 @@ class RequestTelemetry:
             try:
                 await send(message)
             except OSError:
-                # As Starlette has it, but before the socket is open too.
+                # Starlette does this only once the socket is open.
                 raise WebSocketDisconnect(1006) from None
 
         started = time.perf_counter()
@@ -179,7 +179,7 @@ class RequestTelemetry:
         try:
             await self.sockets(scope, receive_with_code, send_with_headers)
         except WebSocketDisconnect:
-            # The client is gone; a route may leave that to us.
+            # The client is gone; routes need not handle that.
             pass
         except asyncio.CancelledError as error:
             failure = error
