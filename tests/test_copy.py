@@ -27,6 +27,7 @@ EVERY_PROJECT = [
     "update.py",
     "docs/limits.md",
     "docs/streams.md",
+    "ops/.gitattributes",
     "ops/check.sh",
     "ops/compose.sh",
     "ops/container.sh",

@@ -1009,6 +1009,7 @@ def test_no_setting_of_git_changes_an_update(
     assert git_state(project) == git_state(as_usual)
     assert run("git", "-c", "core.fsmonitor=false", "diff", "--no-ext-diff", "--stat", cwd=project).stdout == ""
     assert (project / ".env").read_text() == "SECRET=1\n"
+    assert b"\r" not in (project / "ops/check.sh").read_bytes()
 
 
 def crlf(project: Path, folder: Path) -> Path:
