@@ -8,7 +8,7 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name))
 # uv from the PATH, else a private one that `make` fetches with pip.
 UV := $(if $(shell command -v uv 2>/dev/null),uv,.tools/bin/uv)
 RUN := $(UV) run --quiet
-# With the words of ARGS as further arguments.
+# With ARGS as further arguments.
 WITH_ARGS := sh template/ops/with-args.sh
 
 .DEFAULT_GOAL := help

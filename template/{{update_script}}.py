@@ -12,7 +12,7 @@ written in one last step that no signal interrupts, so it is either as it was or
 import signal
 import sys
 
-# As early as can be: an interrupted update ends with a sentence, not with a traceback.
+# First of all: an interrupted update ends with a sentence, not with a traceback.
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: sys.exit("Interrupted: nothing was changed."))
 
@@ -145,7 +145,7 @@ def report(merged: "Merge", headline: str) -> None:
 
 
 def finish(merged: "Merge", take_back: str) -> int:
-    """Lock the dependencies where that is possible; return the exit status."""
+    """Lock the dependencies if nothing is in conflict; return the exit status."""
     if merged.conflicts:
         lock = " `make lock`," if Path("uv.lock").exists() else ""
         print(
@@ -240,7 +240,7 @@ class Project:
         }
         if marked := sorted(names & files.keys()):
             fail(
-                f"Conflict markers of an earlier merge are committed: resolve them in {', '.join(marked)}"
+                f"Conflict markers from an earlier merge are committed: resolve them in {', '.join(marked)}"
             )
 
     def refuse_hidden_edits(self, merged: "Merge", folder: Path) -> None:
@@ -322,13 +322,13 @@ def require_answers(folder: Path) -> None:
         if (parent / ANSWERS).exists():
             fail(f"The project is in a folder above this one: cd '{parent}'")
     fail(
-        f"{ANSWERS} is missing, which names the template. Restore it: git checkout HEAD -- {ANSWERS}"
+        f"{ANSWERS}, which names the template, is missing. Restore it: git checkout HEAD -- {ANSWERS}"
     )
 
 
 def refuse_unversioned(command: str) -> NoReturn:
     fail(
-        "An update tells your edits from the template's by git, and nothing is committed here:",
+        "Nothing is committed here, and an update finds your edits by comparing with a commit:",
         f"  {command}",
     )
 
@@ -338,7 +338,7 @@ def refuse_unversioned(command: str) -> NoReturn:
 
 @dataclass
 class Merge:
-    """What git made of it: the files as they will stand, and what a person should know of them."""
+    """The result of a merge: the files to write, and what the owner should know about them."""
 
     files: Tree
     conflicts: dict[str, dict[int, File]] = field(default_factory=dict)
@@ -372,7 +372,7 @@ class Scratch:
         # What is merged are the committed bytes: no line endings, filters or encodings here.
         (folder / ".git/info").mkdir(exist_ok=True)
         (folder / ".git/info/attributes").write_text(
-            "* -text !eol -filter -ident !working-tree-encoding conflict-marker-size=100\n"
+            f"* -text !eol -filter -ident !working-tree-encoding conflict-marker-size={MARKER}\n"
         )
 
     def git(self, *arguments: str, check: bool = True, **options: Any) -> Any:
@@ -535,14 +535,14 @@ def leave_replaced(merged: Merge, by_name: dict[str, dict[int, File]]) -> None:
 
 @dataclass
 class Hunk:
-    """A place of a file where two sides meet: the lines of both, and those before."""
+    """A place in a file that both sides changed: the lines of each, and the original ones."""
 
     ours: list[bytes]
     base: list[bytes]
     theirs: list[bytes]
 
 
-# A length of git's markers that no file's own lines have.
+# A length of conflict markers that occurs in no file.
 MARKER = 100
 
 
@@ -592,7 +592,7 @@ def hunks(lines: list[bytes]) -> list[list[bytes] | Hunk]:
 
 
 def without_choice(piece: list[bytes] | Hunk) -> list[bytes] | Hunk:
-    """Merge neighbouring lines, which git takes for one place, if no line was changed twice."""
+    """Merge a hunk of neighbouring lines in which no line was changed by both sides."""
     if not isinstance(piece, Hunk):
         return piece
     if not piece.base:
@@ -614,7 +614,7 @@ Edit = tuple[int, int, list[bytes]]
 
 
 def edits(base: list[bytes], side: list[bytes]) -> list[Edit]:
-    """List what one side did: the first line, the line after the last one, and what is there now."""
+    """List what one side changed: the first line, the line after the last, and the new lines."""
     matcher = difflib.SequenceMatcher(None, base, side, autojunk=False)
     return [(i, j, side[a:b]) for tag, i, j, a, b in matcher.get_opcodes() if tag != "equal"]
 
@@ -627,7 +627,7 @@ def meet(mine: Edit, other: Edit) -> bool:
 
 
 def common(hunk: Hunk) -> tuple[list[bytes], Hunk, list[bytes]]:
-    """Take from a conflict the lines that both sides begin with, and those that both end with."""
+    """Split off the lines that both sides of a conflict begin with, and those they end with."""
     ours, theirs = hunk.ours, hunk.theirs
     start = len(os.path.commonprefix([ours, theirs]))
     end = len(os.path.commonprefix([ours[start:][::-1], theirs[start:][::-1]]))
@@ -831,12 +831,12 @@ def recorded(path: Path) -> dict[str, Any]:
         answers["_commit"] = str(answers["_commit"])
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
         raise RefusedError(
-            f"{ANSWERS} has no _src_path and _commit: restore it with git, it is not to be edited by hand."
+            f"{ANSWERS} has no _src_path and _commit: restore it with git, and never edit it by hand."
         ) from None
     answers["template_release"] = str(answers.get("template_release", "1.0.0"))
     if ":" not in source and not Path(source).expanduser().is_absolute():
         raise RefusedError(
-            f"The template's place is a relative path: {source}",
+            f"The template's location is a relative path: {source}",
             f"Write its absolute path or its URL after _src_path in {ANSWERS}, and commit.",
         )
     if ":" not in source and not Path(source).expanduser().exists():
@@ -853,7 +853,7 @@ def recorded(path: Path) -> dict[str, Any]:
 
 
 def checksum(answers: dict[str, Any]) -> str:
-    """Return what the answers file holds of its answers, to tell an edit from an answer."""
+    """Return the checksum of the answers, which shows whether somebody edited them by hand."""
     ours = ("template_release", "answers_checksum")
     listed = "".join(
         f"{name}={answers[name]}\n"
@@ -881,7 +881,7 @@ def refuse_unasked(data: list[str], before: dict[str, Any], after: dict[str, Any
 
 
 def location(source: str) -> str:
-    """Return the address that git understands, of one that Copier does."""
+    """Turn an address as Copier takes it into one that git takes."""
     for alias, host in (("gh:", "https://github.com/"), ("gl:", "https://gitlab.com/")):
         if source.startswith(alias):
             source = host + source.removeprefix(alias).lstrip("/")
@@ -960,7 +960,7 @@ def last_line(text: str) -> str:
 
 
 def fail(*lines: str) -> NoReturn:
-    """End with exit status 1, and these lines after all that was printed."""
+    """Exit with status 1 after printing these lines."""
     sys.stdout.flush()
     sys.exit("\n".join(lines))
 

@@ -557,7 +557,7 @@ def test_make_dev_has_no_development_issuer(served: Any, variables: dict[str, st
     ("arguments", "variables", "reason"),
     [
         (['SCOPES="a"'], {}, "separated by spaces, such as: make token"),
-        (["SUBJECT=a\tb"], {}, "SUBJECT is a printable text"),
+        (["SUBJECT=a\tb"], {}, "SUBJECT is printable text"),
         ([], {"JWT_ISSUER": "https://a.example/"}, "JWT_ISSUER names https://a.example/: get a token there"),
     ],
 )

@@ -172,7 +172,10 @@ def test_args_are_words_and_quotes_group_them(called: Any) -> None:
 def test_args_with_half_a_quote_are_refused(project: Path, text: str) -> None:
     refused = run("make", "test", f"ARGS={text}", cwd=project, check=False)
     assert refused.returncode != 0
-    assert refused.stderr.splitlines()[0] == f"ARGS has a quote or a backslash without its other half: {text}"
+    assert (
+        refused.stderr.splitlines()[0]
+        == f"""ARGS has an unclosed quote or a lone backslash, unlike ARGS="-k 'a or b'": {text}"""
+    )
 
 
 def test_a_port_in_env_is_text(project: Path, bare_path: Path) -> None:

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Say in one line what keeps a command from working: `check.sh docker|compose|name|port|python`.
+# Fail with one line that says what a command lacks: `check.sh docker|compose|name|port|python`.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=project.sh
 . "${0%/*}/project.sh"
 
 check_docker() {
     command -v "${engine%% *}" >/dev/null ||
-        fail "$engine is not installed: see https://docs.docker.com/get-docker/, or take DOCKER=podman"
+        fail "$engine is not installed: see https://docs.docker.com/get-docker/, or set DOCKER=podman"
     engine info >/dev/null 2>&1 || fail "no Docker engine answers: start Docker, or ask for access to its socket"
 }
 
@@ -29,11 +29,11 @@ check_port() {
     fi
 }
 
-# check_python VERSION: no fault, but to know.
+# check_python VERSION: warn if the image runs another Python, and succeed.
 check_python() {
     of_image=$(sed -n 's/^ARG PYTHON_IMAGE=.*python:\(3[.][0-9]*\).*/\1/p' Dockerfile)
     [ -n "${UV_PYTHON-}" ] || [ "${of_image:-$1}" = "$1" ] ||
-        echo "The image runs Python $of_image, these checks ran on $1: for both alike, UV_PYTHON=$of_image make check" >&2
+        echo "The image runs Python $of_image, these checks ran on $1: to check with the image's, run UV_PYTHON=$of_image make check" >&2
 }
 
 command=$1

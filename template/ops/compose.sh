@@ -1,5 +1,5 @@
 #!/bin/sh
-# What `make up`, `down`, the password of compose's PostgreSQL and the key of the development issuer are.
+# What `make up` and `make down` do, and what writes the secrets that compose's containers read.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=project.sh
 . "${0%/*}/project.sh"
@@ -8,7 +8,7 @@ set -eu
 
 up() {
     engine compose up --build --detach || failed
-    # Of the service alone: some versions of compose can't wait for one without a health check, such as a worker.
+    # Wait for this service alone: some versions of compose can't wait for one without a health check, such as a worker.
     engine compose up --detach --no-deps --no-recreate --wait service || failed
     ended=$(engine compose ps --all --format '{{.Service}} {{.State}} {{.ExitCode}}' |
         sed -n 's/ exited [1-9][0-9]*$//p; s/ restarting .*//p')

@@ -21,12 +21,12 @@ build() {
     engine build --tag "$image" --build-arg "VERSION=$(version)" --build-arg "REVISION=$(revision)" "$@" .
 }
 
-# One `make run` of a name at a time. The lock is a container that never starts: an engine has no two of one name.
+# One `make run` of a name at a time. The lock is a container that never starts: an engine has no two of the same name.
 lock() {
     tries=180
     until locked=$(engine create --name "$name-starting" "$image" 2>&1); do
         case $locked in *"already in use"*) ;; *) fail "$locked" ;; esac
-        [ "$tries" -gt 0 ] || fail "another 'make run' starts $name; if it does not: $engine rm $name-starting"
+        [ "$tries" -gt 0 ] || fail "another 'make run' is starting $name; if none is running: $engine rm $name-starting"
         tries=$((tries - 1))
         sleep 0.5
     done
@@ -85,7 +85,7 @@ hardened() {
     engine run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges "$@"
 }
 
-# Not by the image's health check, which some engines run only where there is systemd.
+# Without the image's health check, which some engines run only with systemd.
 wait_for_a_response() {
     tries=60
     while [ "$tries" -gt 0 ] && runs "$name"; do
@@ -107,7 +107,7 @@ wait_for_a_response() {
 
 # run own|named [ARGUMENT...]
 run() {
-    # IMAGE names one that is run as it is, if there is one.
+    # An image that IMAGE names runs as it is, if it exists.
     if [ "$1" = own ] || ! engine image inspect "$image" >/dev/null 2>&1; then build; fi
     shift
     lock

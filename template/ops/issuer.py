@@ -39,7 +39,7 @@ def private_key() -> ec.EllipticCurvePrivateKey:
 
 
 def public_key() -> dict[str, Any]:
-    """Return the key as a JWK (RFC 7517); another key has another id."""
+    """Return the public key as a JWK (RFC 7517), with an id that depends on the key alone."""
     jwk = ECAlgorithm.to_jwk(private_key().public_key(), as_dict=True)
     key_id = hashlib.sha256(json.dumps(jwk, sort_keys=True).encode()).hexdigest()[:16]
     return {**jwk, "kid": key_id, "use": "sig", "alg": "ES256"}
@@ -54,7 +54,7 @@ def token() -> None:
     scopes = os.environ.get("SCOPES", "").split()
     if not subject.isprintable() or not all(re.fullmatch(r"[!#-\[\]-~]+", s) for s in scopes):
         sys.exit(
-            "SUBJECT is a printable text, SCOPES are of ASCII without quotes and separated by "
+            "SUBJECT is printable text, SCOPES are ASCII without quotes or backslashes, separated by "
             """spaces, such as: make token SUBJECT=ada SCOPES="orders:read orders:write\""""
         )
     now = int(time.time())
@@ -65,7 +65,7 @@ def token() -> None:
 
 
 def key_server(host: str, port: int) -> ThreadingHTTPServer:
-    """Make a server whose every path has the key set, the path of a health check included."""
+    """Make a server that responds to every path with the key set, health checks included."""
     body = json.dumps({"keys": [public_key()]}).encode()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run a command with the words of ARGS after it.
+# Run a command with ARGS as further arguments.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=words.sh
 . "${0%/*}/words.sh"
