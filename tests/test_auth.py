@@ -126,7 +126,7 @@ def make_key(project: Path, name: str, scopes: str = "") -> tuple[str, str]:
         ["NAME=ci", 'SCOPES=";touch x;"'],
     ],
 )
-def test_a_name_or_a_scope_that_will_not_do_is_refused(installed_with: Any, arguments: list[str]) -> None:
+def test_an_invalid_name_or_scope_is_refused(installed_with: Any, arguments: list[str]) -> None:
     project = installed_with(auth="api-key")
     refused = run("make", "api-key", *arguments, cwd=project, check=False)
     assert refused.returncode != 0
@@ -561,7 +561,7 @@ def test_make_dev_has_no_development_issuer(served: Any, variables: dict[str, st
         ([], {"JWT_ISSUER": "https://a.example/"}, "JWT_ISSUER names https://a.example/: get a token there"),
     ],
 )
-def test_a_token_that_would_not_do_is_refused_with_the_reason(
+def test_make_token_refuses_invalid_input_with_the_reason(
     render: Any, tmp_path: Path, arguments: list[str], variables: dict[str, str], reason: str
 ) -> None:
     project = Path(shutil.copytree(render(auth="jwt"), tmp_path / "project"))

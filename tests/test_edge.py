@@ -111,7 +111,7 @@ def rest(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("start", ENDLESS.values(), ids=ENDLESS)
-def test_what_is_endless_is_a_431_problem(image: str, source: Path, start: bytes) -> None:
+def test_endless_input_is_a_431_problem(image: str, source: Path, start: bytes) -> None:
     with small(image, source) as (_, port):
         connection = connect(port, start)
         sent = 0

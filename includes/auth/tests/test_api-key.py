@@ -246,7 +246,7 @@ def test_a_new_key_may_grant_scopes(
 
 
 @pytest.mark.parametrize("scopes", ["a,b", "a+b", "ü", "a b $(id)", '"a"'])
-def test_scopes_that_will_not_do_are_refused_with_an_example(
+def test_invalid_scopes_are_refused_with_an_example(
     capsys: pytest.CaptureFixture[str], scopes: str
 ) -> None:
     with pytest.raises(SystemExit, match='such as: make api-key NAME=ci SCOPES="orders:write"'):
