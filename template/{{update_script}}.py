@@ -13,7 +13,8 @@ import signal
 import sys
 
 # First of all: an interrupted update ends with a sentence, not with a traceback.
-for number in (signal.SIGINT, signal.SIGTERM):
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+for number in SIGNALS:
     signal.signal(number, lambda *_: sys.exit("Interrupted: nothing was changed."))
 
 import argparse  # noqa: E402
@@ -33,7 +34,8 @@ from typing import Any, NoReturn  # noqa: E402
 
 COPIER = "copier>=9.18"
 ANSWERS = ".copier-answers.yml"
-SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+# What the answers file has besides answers.
+NO_ANSWERS = ("template_release", "answers_checksum")
 
 # A tree of git, flat: each path with its mode and object id.
 File = tuple[str, str]
@@ -77,7 +79,8 @@ def update(*arguments: str) -> int:
         print(releases["news"].strip(), end="\n\n" if releases["news"].strip() else "")
         confirm(merged, arguments, agreed=options.yes)
         project.write(scratch, merged)
-    report(merged, f"Updated from template release {old} to {new}." if old != new else "Updated.")
+    headline = f"Updated from template release {old} to {new}" if old != new else "Updated"
+    report(merged, f"{headline}, with conflicts." if merged.conflicts else f"{headline}.")
     return finish(merged, project.take_back)
 
 
@@ -138,7 +141,14 @@ def report(merged: "Merge", headline: str) -> None:
             merged.left_alone,
         ),
         ("Ignored by git and yours, so not written:", merged.ignored),
-        ("Both sides changed the same lines of:", sorted(merged.conflicts)),
+        (
+            "The template deleted these, which you edited: `git add` keeps a file, `git rm` deletes it.",
+            merged.deleted_edited,
+        ),
+        (
+            "Both sides changed the same lines of:",
+            sorted(merged.conflicts.keys() - set(merged.deleted_edited)),
+        ),
     ):
         if names:
             print(text, *(f"  {name}" for name in names), sep="\n")
@@ -149,7 +159,7 @@ def finish(merged: "Merge", take_back: str) -> int:
     if merged.conflicts:
         lock = " `make lock`," if Path("uv.lock").exists() else ""
         print(
-            "Resolve them with `git mergetool`, or choose between the markers `<<<<<<<` and "
+            "Resolve conflicts with `git mergetool`, or choose between the markers `<<<<<<<` and "
             f"`>>>>>>>` and `git add` the files;{lock} then commit.\n"
             f"Or take the whole update back: {take_back}"
         )
@@ -223,7 +233,10 @@ class Project:
     def refuse_uncommitted(self) -> None:
         """Fail unless all is committed in the project's folder, and nothing is half merged."""
         if self.git("ls-files", "--unmerged").stdout:
-            fail("A merge is not finished: resolve its conflicts and commit, or abort it.")
+            fail(
+                "A merge is not finished: resolve its conflicts and commit. "
+                f"Or take the whole of it back: {self.take_back}"
+            )
         status = ("status", "--porcelain", "--untracked-files=normal", "--", ".")
         if changed := os.fsdecode(self.git(*status, at=self.folder).stdout).splitlines():
             fail(
@@ -274,7 +287,7 @@ class Project:
             self._restore(merged, existed)
             fail(f"Nothing was changed: {last_line(os.fsdecode(error.stderr))}")
         line = "Interrupted, but the update is complete: `git status` shows it. To take it back: "
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             signal.signal(number, lambda *_: fail(line + self.take_back))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
@@ -685,7 +698,8 @@ def render(asked: dict[str, Any]) -> dict[str, Any]:
             "so nothing can be compared with it.",
             f"Bring that tag or commit back at {before['_src_path']}, then update.",
         )
-    template.render(folder / "new", asked["vcs_ref"], asked["data"], asked["prereleases"])
+    reference = template.reference(asked["vcs_ref"])
+    template.render(folder / "new", reference, asked["data"], asked["prereleases"])
     after = recorded(folder / "new" / ANSWERS)
     if not template.has(after["_commit"]):
         raise RefusedError(
@@ -750,6 +764,12 @@ class Template:
 
     def file(self, commit: str, name: str) -> str:
         return self.git("show", f"{commit}:{name}")
+
+    def reference(self, asked: str | None) -> str | None:
+        """Return what Copier renders. Without tags that is HEAD, which it can't ask a bare folder for."""
+        if asked or any(re.match(r"v?\d", tag) for tag in self.git("tag", "--list").split()):
+            return asked
+        return self.git("rev-parse", "HEAD").strip()
 
     def render(
         self, folder: Path, reference: str | None, data: list[str], prereleases: bool
@@ -854,11 +874,10 @@ def recorded(path: Path) -> dict[str, Any]:
 
 def checksum(answers: dict[str, Any]) -> str:
     """Return the checksum of the answers, which shows whether somebody edited them by hand."""
-    ours = ("template_release", "answers_checksum")
     listed = "".join(
         f"{name}={answers[name]}\n"
         for name in sorted(answers)
-        if name[0] != "_" and name not in ours
+        if name[0] != "_" and name not in NO_ANSWERS
     )
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
@@ -870,11 +889,7 @@ def refuse_unasked(data: list[str], before: dict[str, Any], after: dict[str, Any
             raise RefusedError(
                 "package_name can't change: it is in the paths and imports of your files."
             )
-        if (
-            name.startswith("_")
-            or name not in {**before, **after}
-            or name.startswith(("template_release", "answers_checksum"))
-        ):
+        if name not in {**before, **after} or name in NO_ANSWERS or name.startswith("_"):
             raise RefusedError(
                 f"There is no question {name}, or it is not asked with these answers."
             )
@@ -955,8 +970,9 @@ def uv() -> str:
 
 
 def last_line(text: str) -> str:
+    """Return what a program said last, without what Copier and Python put before it."""
     lines = [line.strip(" |") for line in text.splitlines() if line.strip(" |")]
-    return lines[-1].removeprefix("ValueError: ") if lines else ""
+    return re.sub(r"^(Stderr: +\| |ValueError: )", "", lines[-1]) if lines else ""
 
 
 def fail(*lines: str) -> NoReturn:

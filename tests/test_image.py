@@ -393,7 +393,8 @@ def test_two_runs_at_once_end_with_one_container(made: Any, project: Path) -> No
     assert get(f"http://127.0.0.1:{bound}/health/live").status_code == 200
 
 
-def test_an_interrupted_run_leaves_the_container_that_it_was_to_replace(made: Any, project: Path) -> None:
+@pytest.mark.parametrize("moment", ["while it stops", "once it has stopped"])
+def test_an_interrupted_run_leaves_the_container_that_it_was_to_replace(made: Any, project: Path, moment: str) -> None:
     port = str(free_port())
     made("run", PORT=port)
     first = inspect(made.prefix + "orders")["Id"]
@@ -404,7 +405,11 @@ def test_an_interrupted_run_leaves_the_container_that_it_was_to_replace(made: An
     def set_aside() -> None:
         assert not run("docker", "ps", "--quiet", "--filter", f"name={made.prefix}orders$").stdout
 
-    eventually(set_aside)
+    def asked_to_stop() -> None:
+        # Production takes three seconds to stop.
+        assert httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 503
+
+    eventually(asked_to_stop if moment == "while it stops" else set_aside)
     os.killpg(running.pid, signal.SIGINT)
     assert running.wait(60) != 0
     assert inspect(made.prefix + "orders")["Id"] == first

@@ -108,7 +108,7 @@ def update(project: Path, **data: str) -> None:
 @pytest.fixture(scope="session")
 def updater() -> ModuleType:
     """The script behind `make update`, as a module."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     spec = importlib.util.spec_from_file_location("updater", ROOT / "template/{{update_script}}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -122,7 +122,7 @@ def updater() -> ModuleType:
 @pytest.fixture
 def merge_into(updater: ModuleType, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Return `merge_into(project, old, new)`: update by the renders `old` and `new`, and return the merge."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     patterns = yaml.safe_load((ROOT / "copier.yml").read_text())["_skip_if_exists"]
 
     def merge_into(project: Path, old: Path, new: Path) -> Any:
@@ -829,6 +829,23 @@ def test_deletions_are_listed_and_edited_files_stay_as_conflicts(start: Any) -> 
     assert not (project / "src/my_service/rate_limit.py").exists()
     unmerged = run("git", "ls-files", "--unmerged", cwd=project).stdout
     assert unmerged.count("src/my_service/cache.py") == 2
+
+
+def test_a_bare_repository_without_tags_serves_updates(
+    upstream: Path, released: Any, start: Any, tmp_path: Path
+) -> None:
+    """As on a server of one's own: Copier itself can't render the HEAD of a bare folder."""
+    bare = tmp_path / "template.git"
+    run("git", "clone", "--quiet", "--bare", upstream, bare)
+    for tag in run("git", "tag", "--list", cwd=bare).stdout.split():
+        run("git", "tag", "--delete", tag, cwd=bare)
+    project = start(RELEASES[OLDEST_AND_NEWEST[1]])
+    point_to(project, str(bare))
+    told = run_update(project)
+    assert told.returncode == 0, told.stderr
+    assert (project / "Makefile").read_bytes() == (released(NEXT) / "Makefile").read_bytes()
+    commit(project, "updated")
+    assert run_update(project).stdout.startswith("Up to date")
 
 
 # --- A release that moves files ----------------------------------------------

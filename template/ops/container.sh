@@ -43,21 +43,24 @@ unlock() {
 
 # If the new container can't start, the one that it was to replace comes back.
 restore() {
-    if has "$name"; then engine rm --force "$name" >/dev/null; fi
-    if has "$name-replaced"; then
-        engine rename "$name-replaced" "$name" && engine start "$name" >/dev/null &&
-            echo "the container $name that ran before runs again" >&2
+    # Until the old one is renamed, it has the name that is the new one's later.
+    if [ "$replacing" = new ] && has "$name"; then engine rm --force "$name" >/dev/null; fi
+    if has "$name-replaced"; then engine rename "$name-replaced" "$name"; fi
+    if has "$name"; then
+        # An engine goes on stopping it, though nobody waits any more.
+        engine stop "$name" >/dev/null
+        engine start "$name" >/dev/null && echo "the container $name that ran before runs again" >&2
     fi
 }
 
 set_aside() {
     if has "$name"; then
         if has "$name-replaced"; then engine rm --force "$name-replaced" >/dev/null; fi
-        replacing=yes
+        replacing=old
         engine stop "$name" >/dev/null
         engine rename "$name" "$name-replaced"
     fi
-    replacing=yes
+    replacing=new
 }
 
 # start [ARGUMENT...]

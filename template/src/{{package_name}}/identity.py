@@ -1,7 +1,6 @@
 """Who calls, and a middleware that leaves the body of an unknown caller unread."""
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 import structlog
@@ -51,11 +50,21 @@ class AuthenticateFirst:
         self.authenticate = authenticate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            receive = partial(self._receive, scope, receive)
-        await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        settled = False
 
-    async def _receive(self, scope: Scope, receive: Receive) -> Message:
+        async def receive_authenticated() -> Message:
+            nonlocal settled
+            if not settled:
+                await self._authenticate(scope)
+                settled = True
+            return await receive()
+
+        await self.app(scope, receive_authenticated, send)
+
+    async def _authenticate(self, scope: Scope) -> None:
         connection = HTTPConnection(scope)
         if known(connection) is None and self._is_needed(scope):
             try:
@@ -63,7 +72,6 @@ class AuthenticateFirst:
             except HTTPException as refusal:
                 refusal.headers = {**(refusal.headers or {}), "Connection": "close"}
                 raise
-        return await receive()
 
     def _is_needed(self, scope: Scope) -> bool:
         # A test that replaces a dependency decides for itself who calls.
