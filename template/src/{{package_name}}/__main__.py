@@ -37,8 +37,10 @@ def main() -> None:
         host=config.host,
         port=config.port,
         http=server.protocol(config),
-        ws=sockets.Protocol,
+        ws=sockets.protocol(config),
         ws_max_size=config.max_body_bytes,
+        # A kilobyte of compressed messages can be a megabyte in memory.
+        ws_per_message_deflate=False,
         reload="--reload" in sys.argv[1:],
         log_config=None,
         access_log=False,

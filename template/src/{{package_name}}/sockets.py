@@ -1,16 +1,24 @@
 """WebSockets: a refused handshake gets a problem document, an open socket a close code."""
 
+import asyncio
 import contextlib
 import logging
-from typing import Any
+import math
+from functools import partial
+from typing import Any, cast
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from .errors import problem
+from .server import SLOWEST
+from .settings import Settings
 
+# How many bytes are parsed at a time: what they decode to may wait in memory.
+PIECE = 4096
 # How long a client may read the close code before its connection ends.
 LINGER_SECONDS = 1.0
 
@@ -22,27 +30,64 @@ INTERNAL_ERROR = 1011
 logger = logging.getLogger(__name__)
 # `telemetry` has a line for each socket. uvicorn's and websockets' have queries and messages.
 logger.setLevel(logging.WARNING)
+# A client's fault: the socket's own line has its code, 1007.
+logger.addFilter(lambda record: not record.getMessage().startswith("Invalid UTF-8"))
 
 
 class Protocol(WebSocketsSansIOProtocol):
-    """uvicorn's protocol, which also sends the client the refusals of `websockets` itself."""
+    """uvicorn's protocol, which bounds what a socket may hold and sends every refusal.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    Bytes are parsed piece by piece, and wait while the route has messages to receive, while the
+    client has responses to read, and until its handshake is accepted.
+    """
+
+    def __init__(self, settings: Settings, **given: Any) -> None:
+        super().__init__(**given)
         self.logger = self.conn.logger = logger
         self.conn.debug = False
+        self.stall = settings.stall_timeout_seconds
+        self.unparsed = bytearray()
+        self.failed = False
+        # What the client had to read one check ago.
+        self.unsent = math.inf
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.timer = self.loop.call_later(self.stall, self._watch_reader)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.timer.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        # A head that is too large: uvicorn would leave the response unsent.
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.transport.close()
+        # After a fault, the client has only the close code to read.
+        if not self.failed:
+            self.unparsed += data
+            self._parse()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.unsent = math.inf
+        self._parse()
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        self._parse()
+        return message
 
     async def send(self, message: Any) -> None:
         await super().send(message)
         # uvicorn would log that a refused handshake was not completed.
         self.handshake_complete |= self.close_sent
+        self._parse()
+
+    def handle_cont(self, event: Frame) -> None:
+        """Join the fragments: uvicorn would keep each one, even if it is empty."""
+        if len(self.frames) == 1:
+            self.frames.append(bytearray())  # type: ignore[arg-type]
+        self.frames[1] += event.data
+        if event.fin:
+            self.send_receive_event_to_app()
 
     def handle_parser_exception(self) -> None:
         """Close with the code of the fault, such as 1009 for a message that is too large."""
@@ -50,10 +95,47 @@ class Protocol(WebSocketsSansIOProtocol):
         code = close.code if close else 1006
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": ""})
         self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = self.disconnected = True
+        self.close_sent = self.disconnected = self.failed = True
+        self.unparsed.clear()
         # Closing with unread data resets the connection, and the reset may overtake the code.
         self.transport.resume_reading()
         self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _parse(self) -> None:
+        while self.unparsed and not self._waits():
+            piece = bytes(self.unparsed[:PIECE])
+            del self.unparsed[:PIECE]
+            super().data_received(piece)
+            # A head that is too large: uvicorn would leave the response unsent.
+            if self.conn.handshake_exc is not None and not self.handshake_initiated:
+                self.transport.write(b"".join(self.conn.data_to_send()))
+                self.transport.close()
+        if self.transport.is_closing():
+            return
+        if self.unparsed:
+            self.transport.pause_reading()
+        elif not self.read_paused:
+            self.transport.resume_reading()
+
+    def _waits(self) -> bool:
+        handshaking = self.handshake_initiated and not self.handshake_complete
+        behind = self.read_paused or not self.writable.is_set()
+        return handshaking or behind or self.transport.is_closing()
+
+    def _watch_reader(self) -> None:
+        """Cut the connection of a client that does not read what it was sent."""
+        self.timer = self.loop.call_later(self.stall, self._watch_reader)
+        if self.writable.is_set() and not self.transport.is_closing():
+            return
+        unsent = self.transport.get_write_buffer_size()
+        if unsent > self.unsent - SLOWEST * self.stall:
+            self.transport.abort()
+        self.unsent = unsent
+
+
+def protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """Return what uvicorn takes as `ws`: the protocol with the limits of `settings`."""
+    return cast(type[asyncio.Protocol], partial(Protocol, settings))
 
 
 class Ending:
