@@ -22,6 +22,8 @@ VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Left out of the log unless LOG_LEVEL=debug, and of the traces.
 PROBES = ("/health/", "/metrics")
 LONGEST_PATH = 2000
+# A proxy's X-Forwarded-For may hold anything.
+LONGEST_CLIENT = 64
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"})
 
 # Names and labels: OpenTelemetry's semantic conventions for HTTP, as Prometheus writes them.
@@ -230,7 +232,7 @@ class RequestTelemetry:
             route=route,
             status=status,
             duration_ms=round(seconds * 1000, 2),
-            client=scope["client"][0] if scope.get("client") else None,
+            client=scope["client"][0][:LONGEST_CLIENT] if scope.get("client") else None,
             exc_info=failure,
         )
 
