@@ -49,6 +49,19 @@ def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.
     return done
 
 
+def make_check(project: Path, *arguments: str, **options: Any) -> None:
+    """Run `make check`; once more if CPython 3.11 hung.
+
+    Its tracing, which measures coverage, loops forever when the end of a thread that used greenlets is
+    handled within another pending call: seen once in some hundred runs with a database, never on 3.12.
+    """
+    done = run("make", "check", *arguments, cwd=project, check=False, **options)
+    if done.returncode != 0 and "Timeout (0:05:00)!" in done.stderr:
+        warnings.warn(f"a test hung in {project}, once more:\n{done.stderr[-3000:]}", stacklevel=2)
+        done = run("make", "check", *arguments, cwd=project, **options)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
 def files(folder: Path) -> list[str]:
     """List the files below `folder`, as sorted paths relative to it."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CHOICES, files, run
+from conftest import CHOICES, files, make_check, run
 from covertable import make
 
 # The answers that decide what Python code a project has, and those that don't.
@@ -74,7 +74,7 @@ def test_each_pair_passes_make_check_with_full_coverage(
 ) -> None:
     project = Path(shutil.copytree(render(**answers), tmp_path / "project"))
     before = code(project)
-    run("make", "check", "ARGS=--cov-fail-under=100", cwd=project, env={**os.environ, **environments})
+    make_check(project, "ARGS=--cov-fail-under=100", env={**os.environ, **environments})
     run("make", "format", cwd=project, env={**os.environ, **environments})
     assert code(project) == before
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 import standins
-from conftest import RESERVED, commit, container, eventually, free_port, get, inspect, modules, run, state
+from conftest import RESERVED, commit, container, eventually, free_port, get, inspect, make_check, modules, run, state
 from test_quality import YAML_RULES
 
 DATABASES = ["sqlite", "postgresql"]
@@ -130,7 +130,7 @@ def test_the_example_goes_as_readme_says_after_a_deployment(render: Any, tmp_pat
     project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
     delete_the_example(project)
     run("make", "migration", "m=drop items", cwd=project)
-    run("make", "check", cwd=project)
+    make_check(project)
 
 
 def test_the_example_goes_with_its_migration_before_a_deployment(render: Any, tmp_path: Path, database: str) -> None:
@@ -138,7 +138,7 @@ def test_the_example_goes_with_its_migration_before_a_deployment(render: Any, tm
     project = Path(shutil.copytree(render(database=database), tmp_path / "project"))
     delete_the_example(project)
     shutil.rmtree(project / "migrations/versions")
-    run("make", "check", cwd=project)
+    make_check(project)
     if database == "sqlite":
         (project / "src/my_service/orders").mkdir()
         (project / "src/my_service/orders/models.py").write_text(ORDERS)

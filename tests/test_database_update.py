@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from conftest import commit, run
+from conftest import commit, make_check, run
 from test_database import delete_the_example
 from test_update import NEXT, RELEASES, conflicts, released, start, tree, update, upstream
 
@@ -23,7 +23,7 @@ def test_the_example_of_1_3_0_passes_make_check_after_an_update(start: Any, data
     update(project)
     assert conflicts(project) == []
     assert {name: content for name, content in tree(project).items() if name.startswith(OWNED)} == kept
-    run("make", "check", cwd=project)
+    make_check(project)
 
 
 def test_models_that_1_3_0_listed_are_still_found_after_an_update(start: Any) -> None:

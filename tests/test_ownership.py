@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, copy, files, run
+from conftest import ROOT, copy, files, make_check, run
 
 EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt"}
 # Together they render every file.
@@ -156,7 +156,7 @@ def test_the_templates_tests_pass_whatever_the_owner_adds(owned: Callable[..., P
     run("make", "format", cwd=project)
     assert f"\n{IMPORTS}from . import warehouse\n" in (project / "src/my_service/app.py").read_text()
     assert f"\n{IMPORTS}from pydantic import SecretStr\n" in (project / "src/my_service/settings.py").read_text()
-    run("make", "check", cwd=project)
+    make_check(project)
 
 
 def test_the_templates_tests_pass_with_the_service_below_another_prefix(owned: Callable[..., Path]) -> None:

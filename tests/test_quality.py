@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NASTY, ROOT, commit, files, run
+from conftest import NASTY, ROOT, commit, files, make_check, run
 
 
 @pytest.mark.parametrize("answers", [{}, NASTY], ids=["defaults", "nasty"])
@@ -16,7 +16,7 @@ def test_a_fresh_project_passes_make_check_with_full_coverage(
 ) -> None:
     project = Path(shutil.copytree(render(**answers), tmp_path / "project"))
     before = {name: (project / name).read_bytes() for name in files(project)}
-    run("make", "check", "ARGS=--cov-fail-under=100", cwd=project)
+    make_check(project, "ARGS=--cov-fail-under=100")
     run("make", "format", cwd=project)
     assert {name: (project / name).read_bytes() for name in before} == before
     commit(project, "start")
@@ -38,7 +38,7 @@ def test_the_readmes_first_resource_passes_make_check(installed: Path, tmp_path:
     app = project / "src/my_service/app.py"
     text = app.read_text().replace("\n# Yours:\n", f"\n# Yours:\n{imported}\n")
     app.write_text(text.replace("    # Yours:\n", f"    # Yours:\n    {included}\n"))
-    run("make", "check", cwd=project)
+    make_check(project)
     described = "from my_service.app import create_app; print(*create_app().openapi()['paths'])"
     assert "/v1/orders" in run("uv", "run", "python", "-c", described, cwd=project).stdout
 

@@ -17,7 +17,7 @@ from typing import Any
 import copier
 import pytest
 import yaml
-from conftest import CHOICES, NASTY, ROOT, commit, files, run, snapshot
+from conftest import CHOICES, NASTY, ROOT, commit, files, make_check, run, snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -309,7 +309,7 @@ def test_an_edited_project_keeps_every_edit(start: Any, released: Any, merge_int
     if version in OLDEST_AND_NEWEST:
         # `make update` does, where the template's dependencies changed.
         run("make", "lock", cwd=project)
-        run("make", "check", cwd=project)
+        make_check(project)
         assert "seeded" in run("make", "seed", cwd=project).stdout
 
 
