@@ -78,6 +78,8 @@ def update(*arguments: str) -> int:
         project.refuse_hidden_edits(merged, Path(folder))
         print(releases["news"].strip(), end="\n\n" if releases["news"].strip() else "")
         confirm(merged, arguments, agreed=options.yes)
+        # Somebody may have saved a file meanwhile.
+        project.refuse_uncommitted()
         project.write(scratch, merged)
     headline = f"Updated from template release {old} to {new}" if old != new else "Updated"
     report(merged, f"{headline}, with conflicts." if merged.conflicts else f"{headline}.")
@@ -188,26 +190,22 @@ class Project:
         self.folder = folder
         require_answers(folder)
         self.top = folder
-        top, prefix = self._locate()
-        self.top = Path(top)
-        self.prefix = PurePosixPath(prefix)
+        self.top = Path(self._locate("--show-toplevel"))
+        self.prefix = PurePosixPath(self._locate("--show-prefix"))
         if self.git(
             "rev-parse", "--quiet", "--verify", f"HEAD:{self._path}", check=False
         ).returncode:
             refuse_unversioned("git add . && git commit -m 'Start the service'")
 
-    def _locate(self) -> tuple[str, str]:
-        done = self.git(
-            "rev-parse", "--show-toplevel", "--show-prefix", at=self.folder, check=False
-        )
+    def _locate(self, what: str) -> str:
+        done = self.git("rev-parse", what, at=self.folder, check=False)
         said = os.fsdecode(done.stderr)
         if "not a git repository" in said:
             refuse_unversioned("git init && git add . && git commit -m 'Start the service'")
         if done.returncode:
             # Such as another user's repository: git says itself what to do about it.
             fail(*(line.strip() for line in said.splitlines() if line.strip()))
-        top, prefix = os.fsdecode(done.stdout).split("\n")[:2]
-        return top, prefix
+        return os.fsdecode(done.stdout).removesuffix("\n")
 
     def git(
         self, *arguments: str, check: bool = True, at: Path | None = None, **options: Any
@@ -323,9 +321,24 @@ class Project:
         return here if self._path else "git reset --hard"
 
     def _restore(self, merged: "Merge", existed: set[str]) -> None:
-        for name in set(changes(self.tree(), merged.files)) - existed:
+        """Take back what a failed step wrote, and nothing that somebody else wrote."""
+        before = self.tree()
+        written = [name for name in changes(before, merged.files) if self._is_written(merged, name)]
+        for name in set(written) - before.keys() - existed:
             (self.folder / name).unlink(missing_ok=True)
-        self.git("restore", "--source=HEAD", "--staged", "--worktree", "--", ".", at=self.folder)
+        if names := [f":(literal){name}" for name in written if name in before]:
+            restore = ("restore", "--source=HEAD", "--staged", "--worktree", "--", *names)
+            self.git(*restore, at=self.folder, check=False)
+
+    def _is_written(self, merged: "Merge", name: str) -> bool:
+        path = self.folder / name
+        if name not in merged.files or not os.path.lexists(path):
+            return not os.path.lexists(path)
+        mode, oid = merged.files[name]
+        if path.is_symlink() or not path.is_file():
+            return path.is_symlink() and mode == "120000"
+        hashed = self.git("hash-object", f"--path={self.prefix / name}", "--", str(path)).stdout
+        return os.fsdecode(hashed).strip() == oid
 
 
 def require_answers(folder: Path) -> None:
@@ -488,7 +501,12 @@ def leave_ignored(project: Project, merged: Merge, committed: Tree) -> None:
     for name in sorted(merged.files.keys() - committed.keys()):
         path = project.folder / name
         above = [parent for parent in path.parents if parent.is_relative_to(project.folder)]
-        in_the_way = [parent for parent in above if os.path.lexists(parent) and not parent.is_dir()]
+        in_the_way = [
+            parent
+            for parent in above
+            if parent != project.folder
+            and (parent.is_symlink() or (parent.exists() and not parent.is_dir()))
+        ]
         tracked = {
             str(part.relative_to(project.folder)) for part in [path, *in_the_way]
         } & committed.keys()
@@ -555,8 +573,8 @@ class Hunk:
     theirs: list[bytes]
 
 
-# A length of conflict markers that occurs in no file.
-MARKER = 100
+# A length of conflict markers that hardly any file has.
+MARKER = 250
 
 
 def settle(scratch: Scratch, merged: Merge, name: str, versions: dict[int, File]) -> None:
@@ -584,24 +602,35 @@ def settle(scratch: Scratch, merged: Merge, name: str, versions: dict[int, File]
 
 def hunks(lines: list[bytes]) -> list[list[bytes] | Hunk]:
     """Split what git merged in diff3 style into lines and conflicts."""
-    pieces: list[list[bytes] | Hunk] = []
+    signs = [sign_of(line) for line in lines]
+    if len({signs.count(sign) for sign in SIGNS}) > 1:
+        # A line of the file looks like a marker: what belongs where can't be known.
+        return [lines]
     side: list[bytes] = []
-    pieces.append(side)
-    for line in lines:
+    pieces: list[list[bytes] | Hunk] = [side]
+    for line, sign in zip(lines, signs, strict=True):
         last = pieces[-1]
-        if line.startswith(b"<" * MARKER):
+        if sign == b"<":
             side = []
             pieces.append(Hunk(side, [], []))
-        elif line.startswith(b"|" * MARKER) and isinstance(last, Hunk):
-            side = last.base
-        elif line.startswith(b"=" * MARKER) and isinstance(last, Hunk):
-            side = last.theirs
-        elif line.startswith(b">" * MARKER):
+        elif sign == b">":
             side = []
             pieces.append(side)
+        elif sign and isinstance(last, Hunk):
+            side = last.base if sign == b"|" else last.theirs
         else:
             side.append(line)
     return pieces
+
+
+SIGNS = (b"<", b"|", b"=", b">")
+
+
+def sign_of(line: bytes) -> bytes:
+    """Return the sign of a marker, else nothing."""
+    sign, rest = line[:1], line[MARKER:].rstrip(b"\r\n")
+    is_marker = sign in SIGNS and line[:MARKER] == sign * MARKER
+    return sign if is_marker and (rest[:1] == b" " or rest == b"") else b""
 
 
 def without_choice(piece: list[bytes] | Hunk) -> list[bytes] | Hunk:

@@ -813,6 +813,82 @@ def test_a_file_that_git_ignores_is_never_overwritten(upstream: Path, start: Any
     assert ".env" not in run("git", "ls-files", cwd=project).stdout.splitlines()
 
 
+def test_an_ignored_link_stays_where_the_template_brings_a_folder(upstream: Path, start: Any, tmp_path: Path) -> None:
+    project = start(NEXT)
+    template = tmp_path / "template"
+    fork(upstream, template)
+    (template / "template/build").mkdir()
+    (template / "template/build/notes.txt").write_text("theirs\n")
+    release(template, "a folder that owners have")
+    point_to(project, str(template))
+    (project / ".git/info/exclude").write_text("build\n")
+    (project / "build").symlink_to("../outside")
+    told = run_update(project)
+    assert told.returncode == 0, told.stderr
+    assert "  build/notes.txt\n" in told.stdout.partition("so not written:")[2]
+    assert (project / "build").readlink() == Path("../outside")
+
+
+@pytest.mark.parametrize("sign", ["=", ">", "<", "|"])
+@pytest.mark.parametrize("length", [7, 110, 250, 251])
+def test_lines_that_look_like_markers_are_kept(merge_into: Any, tmp_path: Path, sign: str, length: int) -> None:
+    old, new, project = (tmp_path / name for name in ("old", "new", "project"))
+    for side in (old, new, project):
+        side.mkdir()
+        write_base(side)
+    name = next(iter(BASE))
+    heading = f"Our heading\n{sign * length}\nour text\n"
+    with (project / name).open("a") as file:
+        file.write(heading)
+    with (new / name).open("a") as file:
+        file.write("theirs\n")
+    commit(project, "our work")
+    merge_into(project, old, new)
+    text = (project / name).read_text()
+    assert all(f"{line}\n" in text for line in [*heading.splitlines(), "theirs"])
+
+
+def test_an_edit_saved_while_it_asks_is_kept(start: Any) -> None:
+    project = start(NEXT, license="MIT")
+    typing = f"(sleep 4; echo precious >>{project}/README.md; echo precious >>{project}/LICENSE; echo y) | "
+    command = "script --quiet --return --command \"make update ARGS='--data license=proprietary'\" /dev/null"
+    told = run("sh", "-c", typing + command, cwd=project, check=False)
+    assert told.returncode != 0
+    assert "Commit your work first" in told.stdout
+    for name in ("README.md", "LICENSE"):
+        assert (project / name).read_text().endswith("precious\n")
+
+
+def test_a_failing_last_step_takes_back_what_it_wrote_and_nothing_else(
+    worked_on: Path,
+    released: Any,
+    merge_into: Any,
+    updater: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    project = Path(shutil.copytree(worked_on, tmp_path / "project"))
+    before = tree_of_all(project)
+    precious = "src/my_service/logs.py"
+
+    def fail_late(self: Any, merged: Any) -> None:
+        with (project / precious).open("a") as file:
+            file.write("# saved meanwhile\n")
+        raise subprocess.CalledProcessError(1, "git", stderr=b"fatal: disk full")
+
+    monkeypatch.setattr(updater.Project, "_mark_conflicts", fail_late)
+    old = released(RELEASES[OLDEST_AND_NEWEST[1]])
+    try:
+        with pytest.raises(SystemExit, match="disk full"):
+            merge_into(project, old, released(NEXT))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, updater.SIGNALS)
+    after = tree_of_all(project)
+    assert after.pop(precious).endswith(b"# saved meanwhile\n")
+    before.pop(precious)
+    assert after == before
+
+
 def test_deletions_are_listed_and_edited_files_stay_as_conflicts(start: Any) -> None:
     project = start(NEXT, cache="redis")
     with (project / "src/my_service/cache.py").open("a") as file:
@@ -1074,7 +1150,7 @@ def submodule(project: Path, folder: Path) -> Path:
 
 
 def monorepo(project: Path, folder: Path) -> Path:
-    top = folder / "mono repo"
+    top = folder / "mono\nrepo"
     place = top / "services/our desk"
     shutil.copytree(project, place, ignore=shutil.ignore_patterns(".git"))
     (top / "other").mkdir()
