@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -249,6 +250,52 @@ def test_100_streams_and_100_sockets_end_cleanly_with_the_stop(talking: str) -> 
         assert ended == {"stream": 100, 1001: 100}
         assert state(name)["ExitCode"] == 0
         assert not [line for line in lines(name) if "exception" in line or line["level"] == "error"]
+
+
+def frame(first: int, payload: bytes) -> bytes:
+    """Return a masked frame; `first` is its flags and its opcode."""
+    length = len(payload)
+    size = bytes([128 | length]) if length < 126 else bytes([128 | 126, *length.to_bytes(2)])
+    return bytes([first]) + size + bytes(4) + payload
+
+
+def compression_bomb() -> bytes:
+    """250 messages that take 250 KB on the wire and 250 MB once they are decoded."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    payload = (deflate.compress(b"a" * 1_000_000) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    return frame(0xC1, payload) * 250
+
+
+def pings() -> bytes:
+    return frame(0x89, b"x" * 125) * 3_000_000
+
+
+@pytest.mark.parametrize(("flood", "count"), [(compression_bomb, 4), (pings, 1)])
+def test_a_flood_from_sockets_does_not_take_the_memory(talking: str, flood: Callable[[], bytes], count: int) -> None:
+    head = (
+        "GET /v1/echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    )
+    limits = ("--memory=256m", "--memory-swap=256m", "--env=STALL_TIMEOUT_SECONDS=2")
+    with container(talking, *limits) as (name, url):
+        get(f"{url}/health/live")
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(socket.socket()) for _ in range(count)]
+            for connection in connections:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.settimeout(10)
+                connection.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+                connection.sendall(head.encode())
+                assert connection.recv(12) == b"HTTP/1.1 101"
+            # Nothing is read: the service stops to read too, or cuts the connection.
+            for connection in connections:
+                with contextlib.suppress(OSError):
+                    connection.sendall(flood())
+            assert httpx2.get(f"{url}/health/live", timeout=10).status_code == 200
+        assert state(name)["Running"]
+        assert not state(name)["OOMKilled"]
+        assert not [line for line in lines(name) if line["level"] == "error"]
 
 
 def test_a_client_that_leaves_during_its_upload_is_no_error(talking: str) -> None:
