@@ -19,7 +19,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from . import errors, security
 from .settings import Settings
@@ -28,6 +28,12 @@ from .telemetry import PROBES
 # All that is not body: request line and header fields; a chunk's extensions; trailers.
 LONGEST_HEAD = 65_536
 TOO_LONG = f"The request line and header fields may have at most {LONGEST_HEAD} bytes"
+# Header fields and trailers of one request: each takes memory, however short it is.
+MOST_FIELDS = 100
+# More is read at once in pieces of this size: what has no callback is counted by the piece.
+PIECE = 2048
+# Digits of a Content-Length. Python refuses to read thousands of them.
+LONGEST_NUMBER = 19
 # Requests that a connection may send before the first one is answered.
 LONGEST_PIPELINE = 32
 # Fewer bytes a second than this are no progress, in a body or while a client reads a response.
@@ -65,6 +71,9 @@ class OneWrite:
         return getattr(self.transport, name)
 
     def write(self, data: bytes) -> None:
+        if self.closing:
+            # Of a response that was refused after its start.
+            return
         if self.held:
             data, self.held = self.held + data, b""
             self.written += len(data)
@@ -118,9 +127,12 @@ class Protocol(HttpToolsProtocol):
         # What the client has to send, and by when (in the event loop's time).
         self.waits_for: str | None = None
         self.deadline = math.inf
+        self.patience = 0.0
         self.sent = 0
         self.read_deadline = math.inf
-        self.status = 400
+        self.fault = 400, "Malformed HTTP"
+        self.fields = 0
+        self.running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         one = OneWrite(transport, self.loop, self._is_unread)
@@ -132,6 +144,9 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()
+        if self.running is not None and self.running is not self.cycle:
+            # uvicorn ends only the request that came last.
+            _disconnect(self.running)
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
@@ -139,28 +154,46 @@ class Protocol(HttpToolsProtocol):
         self.transport.flush()
 
     def data_received(self, data: bytes) -> None:
+        if len(data) <= PIECE:
+            self._feed(data)
+            return
+        for start in range(0, len(data), PIECE):
+            self._feed(data[start : start + PIECE])
+
+    def _feed(self, data: bytes) -> None:
         if self.deaf:
             return
         self.overhead += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._upgrade()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            detail = "Malformed HTTP" if self.status == 400 else TOO_LONG
-            self._refuse(self.status, detail)
+            self._refuse(*self.fault)
         else:
             if self.overhead > LONGEST_HEAD:
                 self._refuse(431, TOO_LONG)
             else:
                 self._watch(len(data))
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields += 1
+        if self.fields > MOST_FIELDS:
+            self.fault = 431, f"At most {MOST_FIELDS} header fields"
+            raise ValueError("too many fields")
+        if len(value) > LONGEST_NUMBER and name.lower() == b"content-length":
+            raise ValueError("too many digits")
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         if self.overhead > LONGEST_HEAD and self._head_bytes() > LONGEST_HEAD:
-            self.status = 431
+            self.fault = 431, TOO_LONG
             raise ValueError("the head is too long")
         if len(self.pipeline) >= LONGEST_PIPELINE:
             raise ValueError("too many requests at once")
+        if self.parser.should_upgrade():
+            # `_upgrade` follows.
+            return
         super().on_headers_complete()
         self.headers = Fixed(self.headers)
         self.overhead = 0
@@ -172,6 +205,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self.overhead = 0
+        self.fields = 0
+        if self.parser.should_upgrade():
+            return
         self.in_body = False
         if self.keep_alive_after_body:
             self.keep_alive_after_body = False
@@ -191,17 +227,41 @@ class Protocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         # Its own protocol has the connection now, with its own deadlines.
         self.timer.cancel()
+        self.deaf = True
         self.deadline = math.inf
         self.transport.flush()
         self.transport = self.transport.transport  # type: ignore[assignment]
+        self.scope["method"] = self.parser.get_method().decode()
         super().handle_websocket_upgrade()
 
-    def _upgrade(self) -> None:
-        if self._should_upgrade():
-            self.handle_websocket_upgrade()
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _upgrade(self, rest: bytes) -> None:
+        fields = dict(self.headers)
+        if b"upgrade" not in fields:
+            self._refuse(400, "CONNECT is for proxies")
+        elif not self._should_upgrade():
+            self._ignore_upgrade(rest)
+        elif fields.keys() & {b"content-length", b"transfer-encoding"}:
+            self._refuse(400, "A WebSocket handshake has no body")
+        elif self._is_busy():
+            self._refuse(400, "A WebSocket handshake waits for the response before it")
         else:
-            self._unsupported_upgrade_warning()
-            self._watch(0)
+            self.handle_websocket_upgrade()
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Read the request again as one without `Upgrade`, which is then served (RFC 9110, 7.8)."""
+        version = self.parser.get_http_version().encode()
+        head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        head += [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._feed(b"\r\n".join(head) + b"\r\n\r\n" + rest)
+
+    def _is_busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -212,6 +272,7 @@ class Protocol(HttpToolsProtocol):
     def _wait(self, for_: str, seconds: float) -> None:
         if self.waits_for != for_:
             self.waits_for = for_
+            self.patience = seconds
             self.deadline = self.loop.time() + seconds
 
     def _watch(self, received: int) -> None:
@@ -272,25 +333,37 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _make_room(self) -> None:
-        """Cut the connection that would be next to run out of time."""
-        ours = [one for one in self.connections if isinstance(one, Protocol)]
-        cut = min(ours, key=lambda one: one.deadline)
+        """Cut a connection: an idle one, else the one that waits longest without progress.
+
+        The newest one, which may be a probe's, is cut only if all others have requests in flight.
+        """
+        others = [one for one in self.connections if isinstance(one, Protocol) and one is not self]
+        waiting = [one for one in others if one.deadline < math.inf]
+        cut = min(waiting, key=Protocol._patience_left, default=self)
         cut.deadline = math.inf
         cut.transport.abort()
 
+    def _patience_left(self) -> tuple[bool, float]:
+        return self.waits_for != "next request", self.deadline - self.patience
+
     def _refuse(self, status: int, detail: str) -> None:
+        self.deaf = True
+        running = self.running
+        if self.in_body and running is not None and self.cycle is not running:
+            # Never begun: its body is at fault.
+            self.pipeline.popleft()
+            self.cycle = self.pipeline[0][0] if self.pipeline else running
+            self.in_body = False
         cycle = self.cycle
-        busy = cycle is not None and not cycle.response_complete
+        busy = self._is_busy()
         if busy and not self.in_body:
             # The fault is in a request that came too early: those before it get their responses.
-            self.deaf = True
             cycle.keep_alive = False
             return
         if not self.in_body or (busy and not cycle.response_started):
             self.transport.write(self._problem(status, detail))
         if busy:
-            cycle.disconnected = True
-            cycle.message_event.set()
+            _disconnect(cycle)
         self.transport.close()
 
     def _problem(self, status: int, detail: str) -> bytes:
@@ -312,6 +385,11 @@ class Protocol(HttpToolsProtocol):
         ]
         head = b"HTTP/1.1 %d %s\r\n" % (status, title.encode())
         return head + b"".join(b"%s: %s\r\n" % field for field in fields) + b"\r\n" + body
+
+
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    cycle.disconnected = True
+    cycle.message_event.set()
 
 
 def protocol(settings: Settings) -> type[asyncio.Protocol]:
@@ -357,9 +435,10 @@ class RequestLimits:
             raise HTTPException(503, "Too many requests at once", RETRY_AFTER)
         for name, value in scope["headers"]:
             if name == b"content-length":
-                body.reserve(int(value))
+                body.check(int(value))
+                receive = body.receive_part
             elif name == b"transfer-encoding":
-                receive = body.receive_chunk
+                receive = body.receive_part
         return receive
 
 
@@ -371,20 +450,24 @@ class _Body:
         self.receive = receive
         self.reserved = 0
 
+    def check(self, length: int) -> None:
+        """Raise what the client gets if the body is too long; a promise takes no memory yet."""
+        most = self.limits.settings.max_body_bytes
+        if length > most:
+            raise HTTPException(413, f"At most {most} bytes", {"Connection": "close"})
+
     def reserve(self, size: int) -> None:
-        """Take `size` bytes more, or raise what the client gets instead."""
-        settings = self.limits.settings
-        if self.reserved + size > settings.max_body_bytes:
-            detail = f"At most {settings.max_body_bytes} bytes"
-            raise HTTPException(413, detail, {"Connection": "close"})
+        """Take `size` bytes that arrived, or raise what the client gets instead."""
+        self.check(self.reserved + size)
         total = self.limits.body_bytes + size
+        most = self.limits.settings.max_total_body_bytes
         # The only body in flight is read, even if it is longer than that.
-        if total > settings.max_total_body_bytes and total > self.reserved + size:
+        if total > most and total > self.reserved + size:
             raise HTTPException(503, "Too many long requests at once", RETRY_AFTER)
         self.reserved += size
         self.limits.body_bytes = total
 
-    async def receive_chunk(self) -> Message:
+    async def receive_part(self) -> Message:
         message = await self.receive()
         self.reserve(len(message.get("body", b"")))
         return message
