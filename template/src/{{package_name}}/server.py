@@ -186,9 +186,6 @@ class Protocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self.overhead > LONGEST_HEAD and self._head_bytes() > LONGEST_HEAD:
-            self.fault = 431, TOO_LONG
-            raise ValueError("the head is too long")
         if len(self.pipeline) >= LONGEST_PIPELINE:
             raise ValueError("too many requests at once")
         if self.parser.should_upgrade():
@@ -262,9 +259,6 @@ class Protocol(HttpToolsProtocol):
 
     def _is_busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
-
-    def _head_bytes(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _is_unread(self) -> bool:
         return self.in_body or self.overhead > 0
