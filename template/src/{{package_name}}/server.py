@@ -7,9 +7,10 @@ ends. Limits without a setting are the constants below.
 import asyncio
 import json
 import math
-import uuid
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
@@ -233,7 +234,8 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.running = cycle
-        super()._start_asgi_task(cycle, app)
+        # The task of the response before may be the one that starts it, with all that it bound.
+        Context().run(super()._start_asgi_task, cycle, app)
 
     def _upgrade(self, rest: bytes) -> None:
         fields = dict(self.headers)
@@ -361,7 +363,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _problem(self, status: int, detail: str) -> bytes:
-        request_id = uuid.uuid4().hex
+        request_id = secrets.token_hex(16)
         client = self.client[0] if self.client else None
         logger.warning(
             "request refused", request_id=request_id, status=status, detail=detail, client=client
