@@ -20,6 +20,8 @@ DROPPED = Counter("log_lines_dropped", "Log lines that stdout did not take.")
 
 # What may wait for a stdout that stalls; lines beyond it are dropped.
 MOST_WAITING_BYTES = 4 * 1024 * 1024
+# How long the line of a request waits for others: whoever reads a pipe wakes at each write.
+HOLD_SECONDS = 0.01
 RETRY_SECONDS = 0.02
 # How long the end of the process waits for stdout.
 END_SECONDS = 1.0
@@ -156,17 +158,21 @@ def stdout() -> Output:
 
 
 class HeldOutput:
-    """Holds the lines of one turn of the event loop, to write them by one system call."""
+    """Holds lines for HOLD_SECONDS, to write them by one system call.
+
+    What is no file gets them in the next turn of the event loop: a test looks at once.
+    """
 
     def __init__(self, output: Output) -> None:
         self.output = output
+        self.delay = 0 if output.descriptor is None else HOLD_SECONDS
         self.held = False
 
     def write(self, line: bytes) -> None:
         self.output.write(line)
         if not self.held:
             self.held = True
-            asyncio.get_running_loop().call_soon(self.release)
+            asyncio.get_running_loop().call_later(self.delay, self.release)
 
     def flush(self) -> None:
         """Nothing: structlog asks for it after each line."""
