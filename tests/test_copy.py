@@ -132,6 +132,8 @@ def test_make_new_records_the_clones_origin(clone: Path, tmp_path: Path) -> None
     assert answers["_src_path"] == str(tmp_path / "snapshot")
     assert answers["_commit"]
     assert f"cd {tmp_path}/orders" in printed.stderr
+    assert "Answer a few questions" not in printed.stderr
+    assert f"Order Desk, from release {answers['template_release']} of the template, is in" in printed.stderr
     assert "make run" in printed.stderr
     assert "no update works" not in printed.stderr
 
