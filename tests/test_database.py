@@ -66,6 +66,7 @@ def test_make_migration_writes_what_changed(render: Any, tmp_path: Path) -> None
     run("make", "migration", "m=it's a price, isn't it?", cwd=project)
     (written,) = set((project / "migrations/versions").glob("*.py")) - {project / "migrations/versions/0001_items.py"}
     assert '"price"' in written.read_text()
+    assert "#" not in written.read_text()
     run("make", "migrate", cwd=project)
 
     again = run("make", "migration", "m=it's a price, isn't it?", cwd=project)
@@ -146,13 +147,27 @@ def test_the_example_goes_with_its_migration_before_a_deployment(render: Any, tm
         assert len(list((project / "migrations/versions").glob("*.py"))) == 1
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_make_migration_needs_no_server(render: Any, tmp_path: Path, database: str) -> None:
+    """Nor the one of .env: it is not touched."""
+    project = Path(shutil.copytree(render(database=database), tmp_path / "project"))
+    (project / ".env").write_text("DATABASE_URL=postgres://postgres:sesame@127.0.0.1:1/none\n")
+    (project / "src/my_service/orders").mkdir()
+    (project / "src/my_service/orders/models.py").write_text(ORDERS.strip() + "\n")
+    run("make", "migration", "m=orders", cwd=project)
+    (written,) = set((project / "migrations/versions").glob("*.py")) - {project / "migrations/versions/0001_items.py"}
+    assert 'op.create_table(\n        "orders"' in written.read_text()
+    run("make", "lint", cwd=project)
+
+
 def test_make_migrate_tells_in_one_line_that_nobody_is_there(render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(database="postgresql"), tmp_path / "project"))
     (project / ".env").write_text(f"DATABASE_URL=postgres://postgres:sesame@localhost:{free_port()}/none\n")
     failed = run("make", "migrate", cwd=project, check=False)
     assert failed.returncode != 0
-    told = [line for line in failed.stderr.splitlines() if line.startswith("The database does not answer: ")]
+    told = [line for line in failed.stderr.splitlines() if line.startswith("The database of DATABASE_URL does not ")]
     assert len(told) == 1
+    assert told[0].endswith("; 'make up' starts and migrates one of its own")
     assert "Traceback" not in failed.stderr
     assert "sesame" not in failed.stderr
 
@@ -549,7 +564,8 @@ def test_make_up_hardens_all_and_publishes_only_the_service(compose: tuple[Path,
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_make_up_makes_no_new_password_for_old_data(compose: tuple[Path, str]) -> None:
     project, url = compose
-    assert f"it answers at {url}/docs" in run("make", "up", cwd=project).stdout
+    last = run("make", "up", cwd=project).stdout.splitlines()[-1]
+    assert last == f"started postgres service; it answers at {url}/docs"
     run("make", "down", cwd=project)
     (project / ".secrets").rename(project / "elsewhere")
     refused = run("make", "up", cwd=project, check=False)

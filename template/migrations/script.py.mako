@@ -1,3 +1,11 @@
+<%!
+import re
+
+
+def without_comments(commands):
+    """Leave out Alembic's "please adjust!"."""
+    return re.sub(r" *# ### (commands auto generated|end Alembic).*\n?", "", commands).strip()
+%>\
 """${message.replace("\\", "\\\\").replace('"', "'")}."""
 
 from collections.abc import Sequence
@@ -13,8 +21,8 @@ depends_on: str | Sequence[str] | None = ${repr(depends_on)}
 
 
 def upgrade() -> None:
-    ${upgrades if upgrades else "pass"}
+    ${without_comments(upgrades or "pass")}
 
 
 def downgrade() -> None:
-    ${downgrades if downgrades else "pass"}
+    ${without_comments(downgrades or "pass")}

@@ -36,6 +36,8 @@ def command(settings: Settings) -> None:
     except DBAPIError as error:
         if not is_away(error):
             raise
-        sys.exit(f"The database does not answer: {reason(error)}")
+        hint = "; 'make up' starts and migrates one of its own"
+        told = f"The database of DATABASE_URL does not answer: {reason(error)}"
+        sys.exit(told + (hint if settings.app_env == "development" else ""))
     revision = script.ScriptDirectory.from_config(configuration).get_current_head()
     structlog.get_logger().info("database is migrated", revision=revision)
