@@ -106,7 +106,9 @@ def test_make_run_says_what_is_not_there(image: str, render: Any, tmp_path: Path
         told = run("make", "run", *names, cwd=project).stdout
     finally:
         run("make", "stop", *names, cwd=project)
-    assert told.startswith(f"t{port} answers at http://127.0.0.1:{port}/docs\nbut it is not ready: Failing: cache\n")
+    assert told.startswith(
+        f"t{port} answers at http://127.0.0.1:{port}/docs\nbut it is not ready: Failing: cache. 'make stop up' "
+    )
 
 
 @pytest.fixture(scope="module")

@@ -507,6 +507,14 @@ def test_up_shows_why_a_container_ended(compose: Path) -> None:
     assert "MAX_BODY_BYTES: Input should be a valid integer" in failed.stdout
 
 
+def test_up_on_a_taken_port_ends_with_the_reason(compose: Path, taken_port: str) -> None:
+    (compose / ".env").write_text(f"PORT={taken_port}\n")
+    failed = run("make", "up", cwd=compose, check=False)
+    assert failed.returncode != 0
+    assert "service-1" not in failed.stdout
+    assert f":{taken_port}" in failed.stderr.splitlines()[-2]
+
+
 WORKER = """
   worker:
     image: nasty-service:compose

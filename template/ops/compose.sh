@@ -10,15 +10,23 @@ up() {
     engine compose up --build --detach || failed
     # Wait for this service alone: some versions of compose can't wait for one without a health check, such as a worker.
     engine compose up --detach --no-deps --no-recreate --wait service || failed
-    ended=$(engine compose ps --all --format '{{.Service}} {{.State}} {{.ExitCode}}' |
-        sed -n 's/ exited [1-9][0-9]*$//p; s/ restarting .*//p')
-    [ -z "$ended" ] || failed "$ended"
-    echo "it answers at http://$(engine compose port service 8000)/docs"
+    [ -z "$(troubled)" ] || failed
+    # shellcheck disable=SC2046
+    set -- $(engine compose ps --format '{{.Service}}')
+    echo "started $*; it answers at http://$(engine compose port service 8000)/docs"
 }
 
+# The services that ended with an error, or are not healthy.
+troubled() {
+    engine compose ps --all --format '{{.Service}} {{.State}} {{.ExitCode}} {{.Health}}' |
+        sed -n 's/ exited [1-9].*//p; s/ restarting .*//p; s/ [^ ]* [0-9]* unhealthy$//p'
+}
+
+# Without one of them, the reason is what compose printed last: a port that is taken, for example.
 failed() {
+    troubled=$(troubled)
     # shellcheck disable=SC2086
-    engine compose logs --tail 20 ${1-}
+    [ -z "$troubled" ] || engine compose logs --tail 20 $troubled
     exit 1
 }
 

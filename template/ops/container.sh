@@ -97,7 +97,8 @@ wait_for_a_response() {
         if [ -n "$response" ]; then
             echo "$name answers at http://$(engine port "$name" 8000 | head -n 1)/docs"
             [ -n "$ready" ] ||
-                echo "but it is not ready: $response" | sed 's/not ready: .*"detail":"\([^"]*\)".*/not ready: \1/'
+                echo "but it is not ready: $response" |
+                sed "s/not ready: .*\"detail\":\"\([^\"]*\)\".*/not ready: \1. 'make stop up' starts what it needs too/"
             return
         fi
         tries=$((tries - 1))
