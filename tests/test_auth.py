@@ -172,6 +172,35 @@ def add_orders(project: Path) -> None:
     (package / "app.py").write_text(app.replace("    # Yours:\n", f"    # Yours:\n    {included}\n"))
 
 
+@both
+def test_a_copy_of_the_example_with_a_scope_passes_its_tests_as_readme_says(
+    installed_with: Any, tmp_path: Path, auth: str
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(installed_with(database="sqlite", auth=auth), project, ignore=shutil.ignore_patterns(".venv"))
+    package = project / "src/my_service"
+    shutil.copytree(package / "items", package / "orders")
+    shutil.copy(project / "tests/test_items.py", project / "tests/test_orders.py")
+    for path in [*(package / "orders").glob("*.py"), project / "tests/test_orders.py"]:
+        text = path.read_text().replace("item", "order").replace("Item", "Order").replace(".orders()", ".items()")
+        path.write_text(text.replace('["orders"]', '["items"]').replace('"orders":', '"items":'))
+    routes, app, tests = package / "orders/routes.py", package / "app.py", project / "tests/test_orders.py"
+    text = routes.read_text().replace("import etags", "import auth, etags")
+    routes.write_text(text.replace("=201,", '=201, dependencies=[auth.scopes("orders:write")],'))
+    text = app.read_text().replace("\n# Yours:\n", "\n# Yours:\nfrom .orders import routes as orders\n")
+    app.write_text(text.replace("    # Yours:\n", "    # Yours:\n    app.include_router(orders.router)\n"))
+    (grant,) = re.findall(
+        r"In tests, `client` has a .*`((?:client|monkeypatch)\..*?)`", (project / "README.md").read_text(), re.M
+    )
+    parameters = "client: TestClient" if auth == "jwt" else "empty_environment: None, monkeypatch: pytest.MonkeyPatch"
+    fixture = f"@pytest.fixture(autouse=True)\ndef granted({parameters}) -> None:\n    {grant}\n"
+    text = tests.read_text().replace("import service\n", "import service\nfrom . import callers\n")
+    tests.write_text(text.replace("\ndef create(", f"\n{fixture}\n\ndef create(", 1))
+    run("make", "migration", "m=orders", cwd=project)
+    run("make", "format", "lint", cwd=project)
+    run("make", "test", "ARGS=--no-cov tests/test_orders.py tests/test_migrations.py", cwd=project)
+
+
 def assert_open_to_everybody(url: str) -> None:
     for path in OPEN_PATHS:
         assert get(f"{url}{path}").status_code == 200, path
@@ -467,22 +496,29 @@ def alone(engine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 def test_four_commands_lead_from_nothing_to_an_authenticated_post(
     answers: dict[str, str], tmp_path: Path, alone: int
 ) -> None:
-    """`make new`, and the three of the project's README; in production its issuer is refused."""
+    """Those of this README; then the project's README has two of them too. In production its issuer is refused."""
     for image in ("postgres:17", "redis:8"):
         standins.ensure(image)
-    chosen = {"python_version": answers["python_version"], "package_name": "four_commands"}
-    chosen |= {"database": "postgresql", "cache": "redis", "auth": "jwt"}
-    project = tmp_path / "project"
-    data = " ".join(f"--data {name}={value}" for name, value in chosen.items())
-    run("make", "new", f"DEST={project}", f"ARGS=--defaults {data}", cwd=ROOT)
+    chosen = f"python_version={answers['python_version']} --data package_name=four_commands"
+    project = tmp_path / "desk"
+
+    def commands(text: str, after: str) -> list[str]:
+        """Return the first four lines of code, for the port and the folder of this test."""
+        lines = re.findall(r"(?m)^    (.*?)(?:   *#.*)?$", text.partition(after)[2])[:4]
+        return [line.replace("localhost:8000", f"localhost:{alone}").replace("../desk", str(project)) for line in lines]
+
+    new, up, token, curl = commands((ROOT / "README.md").read_text(), "four commands lead to a first row")
+    run("sh", "-c", new.replace("--defaults", f"--defaults --data {chosen}"), cwd=ROOT)
     (project / ".env").write_text(f"PORT={alone}\n")
     try:
-        section = (project / "README.md").read_text().partition("## Who may call it")[2]
-        up, token, curl = re.findall(r"(?m)^    (.*?)(?:   *#.*)?$", section)[:3]
-        run("sh", "-c", up, cwd=project)
+        run("sh", "-c", up, cwd=ROOT)
         assert run("sh", "-c", token, cwd=project).stdout.count(".") == 2
-        posted = run("sh", "-c", curl.replace("localhost:8000", f"localhost:{alone}"), cwd=project).stdout
-        assert json.loads(posted)["name"] == "pen"
+        assert json.loads(run("sh", "-c", curl, cwd=project).stdout)["name"] == "pen"
+        up, token, curl, _ = commands((project / "README.md").read_text(), "## Who may call it")
+        assert up == "make up"
+        assert run("sh", "-c", token, cwd=project).stdout.count(".") == 2
+        assert json.loads(run("sh", "-c", curl, cwd=project).stdout)["status"] == 409
+        assert "Traceback" not in run("docker", "compose", "logs", "issuer", cwd=project).stdout
         assert get(f"http://localhost:{alone}/health/ready").status_code == 200
         assert httpx2.post(f"http://localhost:{alone}/v1/items", json={"name": "ink"}).status_code == 401
         shown = run("docker", "compose", "exec", "-T", "service", "ls", "-R", "/app", "/run", cwd=project).stdout
