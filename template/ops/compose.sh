@@ -10,23 +10,25 @@ up() {
     engine compose up --build --detach || failed
     # Wait for this service alone: some versions of compose can't wait for one without a health check, such as a worker.
     engine compose up --detach --no-deps --no-recreate --wait service || failed
-    [ -z "$(troubled)" ] || failed
+    [ -z "$(services "$ended")" ] || failed
     # shellcheck disable=SC2046
     set -- $(engine compose ps --format '{{.Service}}')
     echo "started $*; it answers at http://$(engine compose port service 8000)/docs"
 }
 
-# The services that ended with an error, or are not healthy.
-troubled() {
-    engine compose ps --all --format '{{.Service}} {{.State}} {{.ExitCode}} {{.Health}}' |
-        sed -n 's/ exited [1-9].*//p; s/ restarting .*//p; s/ [^ ]* [0-9]* unhealthy$//p'
+ended='s/ exited [1-9].*//p; s/ restarting .*//p'
+unhealthy='s/ [^ ]* [0-9]* unhealthy$//p'
+
+# services SCRIPT: what sed finds in lines of service, state, exit status and health.
+services() {
+    engine compose ps --all --format '{{.Service}} {{.State}} {{.ExitCode}} {{.Health}}' | sed -n "$1"
 }
 
-# Without one of them, the reason is what compose printed last: a port that is taken, for example.
+# If none ended and all are healthy, the reason is what compose printed last, such as a port that is taken.
 failed() {
-    troubled=$(troubled)
+    failing=$(services "$ended; $unhealthy")
     # shellcheck disable=SC2086
-    [ -z "$troubled" ] || engine compose logs --tail 20 $troubled
+    [ -z "$failing" ] || engine compose logs --tail 20 $failing
     exit 1
 }
 
