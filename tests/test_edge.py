@@ -123,6 +123,27 @@ def flood(connection: socket.socket, piece: int) -> int:
     return sent
 
 
+def connect_deaf(port: int, start: bytes) -> socket.socket:
+    """Connect with a small buffer for what is received, and never read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", port))
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(start)
+    return connection
+
+
+def test_responses_that_nobody_reads_and_requests_behind_them_leave_memory(image: str, source: Path) -> None:
+    page = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    behind = b"GET /v1/orders HTTP/1.1\r\nHost: localhost\r\n" + b"a:\r\n" * 98 + b"\r\n"
+    with small(image, source) as (_, port), contextlib.ExitStack() as stack:
+        for _ in range(490):
+            stack.enter_context(connect_deaf(port, page + behind * 32))
+            time.sleep(0.01)
+        time.sleep(3)
+
+
 @pytest.mark.parametrize("start", ENDLESS.values(), ids=ENDLESS)
 def test_endless_input_is_a_431_problem(image: str, source: Path, start: bytes) -> None:
     with small(image, source) as (_, port):

@@ -270,7 +270,11 @@ def pings() -> bytes:
     return frame(0x89, b"x" * 125) * 3_000_000
 
 
-@pytest.mark.parametrize(("flood", "count"), [(compression_bomb, 4), (pings, 1)])
+def unfinished() -> bytes:
+    return frame(0x01, b"x" * 60_000) + frame(0x00, b"x" * 60_000) * 15
+
+
+@pytest.mark.parametrize(("flood", "count"), [(compression_bomb, 4), (pings, 1), (unfinished, 300)])
 def test_a_flood_from_sockets_does_not_take_the_memory(talking: str, flood: Callable[[], bytes], count: int) -> None:
     head = (
         "GET /v1/echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

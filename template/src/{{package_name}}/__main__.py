@@ -28,16 +28,17 @@ def main() -> None:
     import structlog
     import uvicorn
 
-    from . import server, sockets
+    from . import buffers, server, sockets
 
+    shared = buffers.Buffers(config.max_buffered_bytes)
     structlog.get_logger().info("starting", app_env=config.app_env, log_level=config.log_level)
     uvicorn.run(
         f"{__package__}.app:create_app",
         factory=True,
         host=config.host,
         port=config.port,
-        http=server.protocol(config),
-        ws=sockets.protocol(config),
+        http=server.protocol(config, shared),
+        ws=sockets.protocol(config, shared),
         ws_max_size=config.max_body_bytes,
         # A kilobyte of compressed messages can be a megabyte in memory.
         ws_per_message_deflate=False,

@@ -19,6 +19,11 @@ ASSETS = {
 }
 
 
+class Asset(FileResponse):
+    # What each of many slow clients takes in memory.
+    chunk_size = 16_384
+
+
 def install(app: FastAPI) -> None:
     """Serve the page and its assets, by relative addresses: any path prefix of a proxy works."""
     folder = str(files("fastapi_swagger") / "resources")
@@ -39,7 +44,7 @@ def install(app: FastAPI) -> None:
     async def asset(request: Request, name: str) -> Response:
         if name not in ASSETS:
             raise HTTPException(404)
-        return FileResponse(f"{folder}/{name}", media_type=ASSETS[name])
+        return Asset(f"{folder}/{name}", media_type=ASSETS[name])
 
 
 def _policy(page: bytes) -> str:

@@ -23,24 +23,32 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from . import errors, security
+from .buffers import Buffers
 from .settings import Settings
 from .telemetry import PROBES
 
 # All that is not body: request line and header fields; a chunk's extensions; trailers.
 LONGEST_HEAD = 65_536
 TOO_LONG = f"The request line and header fields may have at most {LONGEST_HEAD} bytes"
-# Header fields and trailers of one request: each takes memory, however short it is.
+# Header fields and trailers of one request, or of all that wait for the responses before them:
+# each takes memory, however short it is.
 MOST_FIELDS = 100
+# How many bytes are read at once.
+MOST_READ = 65_536
 # More is read at once in pieces of this size: what has no callback is counted by the piece.
 PIECE = 2048
 # Digits of a Content-Length. Python refuses to read thousands of them.
 LONGEST_NUMBER = 19
 # Requests that a connection may send before the first one is answered.
-LONGEST_PIPELINE = 32
+LONGEST_PIPELINE = 16
 # Fewer bytes a second than this are no progress, in a body or while a client reads a response.
 SLOWEST = 1000
 # How often each connection is checked, in seconds.
 TICK = 1.0
+# After this many seconds, a body that is still arriving makes room for others that need it.
+SLOW_BODY = 10.0
+# What is longer leaves at once: no head of a response is.
+LONGEST_HELD = 8192
 # How long a client that is still sending has to read why its connection ends, in seconds.
 LINGER = 1.0
 RETRY_AFTER = {"Retry-After": "1", "Connection": "close"}
@@ -77,11 +85,12 @@ class OneWrite:
             return
         if self.held:
             data, self.held = self.held + data, b""
-            self.written += len(data)
-            self.transport.write(data)
-        else:
+        elif len(data) <= LONGEST_HELD:
             self.held = data
             self.loop.call_soon(self.flush)
+            return
+        self.written += len(data)
+        self.transport.write(data)
 
     def flush(self) -> None:
         if self.held:
@@ -117,9 +126,10 @@ class Protocol(HttpToolsProtocol):
 
     transport: OneWrite  # type: ignore[assignment]
 
-    def __init__(self, settings: Settings, **given: Any) -> None:
+    def __init__(self, settings: Settings, buffers: Buffers, **given: Any) -> None:
         super().__init__(**given)
         self.settings = settings
+        self.buffers = buffers
         # Bytes since the last piece of a body, or the last end of a head or a request.
         self.overhead = 0
         self.in_body = False
@@ -136,6 +146,8 @@ class Protocol(HttpToolsProtocol):
         self.running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        # Of asyncio's transport; without it, 256 KB of each connection may wait.
+        transport.max_size = MOST_READ  # type: ignore[attr-defined]
         one = OneWrite(transport, self.loop, self._is_unread)
         super().connection_made(cast(asyncio.Transport, one))
         self._wait("head", self.settings.request_head_timeout_seconds)
@@ -145,10 +157,24 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()
+        self.buffers.release(self)
         if self.running is not None and self.running is not self.cycle:
             # uvicorn ends only the request that came last.
             _disconnect(self.running)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.buffers.hold(self, self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.buffers.release(self)
+        if self.running is not None and self.running.response_complete:
+            self._go_on()
+
+    def cut(self) -> None:
+        self.transport.abort()
 
     def eof_received(self) -> None:
         # The transport closes itself now.
@@ -203,7 +229,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self.overhead = 0
-        self.fields = 0
+        if not self.pipeline:
+            self.fields = 0
         if self.parser.should_upgrade():
             return
         self.in_body = False
@@ -217,10 +244,19 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        if self.flow.write_paused:
+            # The client reads this response before the next one takes memory.
+            self.flow.pause_reading()
+        else:
+            self._go_on()
+        self._watch(0)
+
+    def _go_on(self) -> None:
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        self._watch(0)
+        else:
+            self.fields = 0
 
     def handle_websocket_upgrade(self) -> None:
         # Its own protocol has the connection now, with its own deadlines.
@@ -388,9 +424,9 @@ def _disconnect(cycle: RequestResponseCycle) -> None:
     cycle.message_event.set()
 
 
-def protocol(settings: Settings) -> type[asyncio.Protocol]:
+def protocol(settings: Settings, buffers: Buffers) -> type[asyncio.Protocol]:
     """Return what uvicorn takes as `http`: the protocol with the limits of `settings`."""
-    return cast(type[asyncio.Protocol], partial(Protocol, settings))
+    return cast(type[asyncio.Protocol], partial(Protocol, settings, buffers))
 
 
 class RequestLimits:
@@ -406,6 +442,8 @@ class RequestLimits:
         self.settings = settings
         self.requests = 0
         self.body_bytes = 0
+        # The bodies that still arrive, the oldest first.
+        self.arriving: dict[_Body, None] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -423,19 +461,30 @@ class RequestLimits:
             await app(scope, receive, send)
         finally:
             self.requests -= 1
-            self.body_bytes -= body.reserved
+            body.release()
 
     def _admit(self, scope: Scope, receive: Receive, body: "_Body") -> Receive:
         full = self.requests > self.settings.max_concurrent_requests
         if full and not scope["path"].startswith(PROBES):
-            raise HTTPException(503, "Too many requests at once", RETRY_AFTER)
+            detail = "Too many requests at once (MAX_CONCURRENT_REQUESTS)"
+            raise HTTPException(503, detail, RETRY_AFTER)
         for name, value in scope["headers"]:
             if name == b"content-length":
                 body.check(int(value))
-                receive = body.receive_part
+                receive = body.begin()
             elif name == b"transfer-encoding":
-                receive = body.receive_part
+                receive = body.begin()
         return receive
+
+    def make_room(self) -> None:
+        """End a body that is slow, or raise what the client of another one gets instead."""
+        latest = asyncio.get_running_loop().time() - SLOW_BODY
+        for body in self.arriving:
+            if body.since < latest and body.patience is not None:
+                body.give_up()
+                return
+        detail = "Too many long requests at once (MAX_TOTAL_BODY_BYTES)"
+        raise HTTPException(503, detail, RETRY_AFTER)
 
 
 class _Body:
@@ -445,6 +494,14 @@ class _Body:
         self.limits = limits
         self.receive = receive
         self.reserved = 0
+        self.since = math.inf
+        # While it waits for its client.
+        self.patience: asyncio.Timeout | None = None
+
+    def begin(self) -> Receive:
+        self.since = asyncio.get_running_loop().time()
+        self.limits.arriving[self] = None
+        return self.receive_part
 
     def check(self, length: int) -> None:
         """Raise what the client gets if the body is too long; a promise takes no memory yet."""
@@ -455,17 +512,36 @@ class _Body:
     def reserve(self, size: int) -> None:
         """Take `size` bytes that arrived, or raise what the client gets instead."""
         self.check(self.reserved + size)
-        total = self.limits.body_bytes + size
         most = self.limits.settings.max_total_body_bytes
         # The only body in flight is read, even if it is longer than that.
-        if total > most and total > self.reserved + size:
-            raise HTTPException(503, "Too many long requests at once", RETRY_AFTER)
+        while self.limits.body_bytes + size > most and self.limits.body_bytes > self.reserved:
+            self.limits.make_room()
         self.reserved += size
-        self.limits.body_bytes = total
+        self.limits.body_bytes += size
+
+    def release(self) -> None:
+        self.limits.body_bytes -= self.reserved
+        self.reserved = 0
+        self.limits.arriving.pop(self, None)
+
+    def give_up(self) -> None:
+        """Make `receive_part` raise what the client gets, and count the body no longer."""
+        if self.patience is not None:
+            self.patience.reschedule(0)
+        self.release()
 
     async def receive_part(self) -> Message:
-        message = await self.receive()
+        try:
+            async with asyncio.timeout(None) as self.patience:
+                message = await self.receive()
+        except TimeoutError:
+            detail = "The body took too long, and others need its place (MAX_TOTAL_BODY_BYTES)"
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
+        finally:
+            self.patience = None
         self.reserve(len(message.get("body", b"")))
+        if not message.get("more_body"):
+            self.limits.arriving.pop(self, None)
         return message
 
 

@@ -13,12 +13,15 @@ from starlette.websockets import WebSocketDisconnect
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from .buffers import Buffers
 from .errors import problem
 from .server import SLOWEST
 from .settings import Settings
 
 # How many bytes are parsed at a time: what they decode to may wait in memory.
-PIECE = 4096
+PIECE = 1024
+# For how long a socket is parsed before others get their turn: a kilobyte may be 170 messages.
+TURN_SECONDS = 0.001
 # How long a client may read the close code before its connection ends.
 LINGER_SECONDS = 1.0
 
@@ -41,12 +44,16 @@ class Protocol(WebSocketsSansIOProtocol):
     client has responses to read, and until its handshake is accepted.
     """
 
-    def __init__(self, settings: Settings, **given: Any) -> None:
+    def __init__(self, settings: Settings, buffers: Buffers, **given: Any) -> None:
         super().__init__(**given)
+        self.buffers = buffers
         self.logger = self.conn.logger = logger
         self.conn.debug = False
         self.stall = settings.stall_timeout_seconds
         self.unparsed = bytearray()
+        self.scheduled = False
+        # Bytes of messages that the route has not received yet.
+        self.queued = 0
         self.failed = False
         # What the client had to read one check ago.
         self.unsent = math.inf
@@ -57,13 +64,26 @@ class Protocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()
+        self.buffers.release(self)
+        # What it holds would wait for the garbage collector.
+        self.unparsed.clear()
+        self.frames.clear()
+        self.conn.reader.buffer.clear()
+        self.conn.parser.close()
         super().connection_lost(exc)
+
+    def cut(self) -> None:
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         # After a fault, the client has only the close code to read.
         if not self.failed:
             self.unparsed += data
             self._parse()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._count()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -72,14 +92,22 @@ class Protocol(WebSocketsSansIOProtocol):
 
     async def receive(self) -> Any:
         message = await super().receive()
-        self._parse()
+        if self.queue.empty():
+            self.queued = 0
+            self.buffers.release(self)
+        self._parse_soon()
         return message
 
     async def send(self, message: Any) -> None:
         await super().send(message)
         # uvicorn would log that a refused handshake was not completed.
         self.handshake_complete |= self.close_sent
-        self._parse()
+        self._parse_soon()
+
+    def send_receive_event_to_app(self) -> None:
+        if not self.close_sent:
+            self.queued += sum(map(len, self.frames))
+        super().send_receive_event_to_app()
 
     def handle_cont(self, event: Frame) -> None:
         """Join the fragments: uvicorn would keep each one, even if it is empty."""
@@ -101,8 +129,21 @@ class Protocol(WebSocketsSansIOProtocol):
         self.transport.resume_reading()
         self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
+    def _parse_soon(self) -> None:
+        if not self.scheduled:
+            self.scheduled = True
+            self.loop.call_soon(self._parse_now)
+
+    def _parse_now(self) -> None:
+        self.scheduled = False
+        self._parse()
+
     def _parse(self) -> None:
+        end = self.loop.time() + TURN_SECONDS
         while self.unparsed and not self._waits():
+            if self.loop.time() > end:
+                self._parse_soon()
+                break
             piece = bytes(self.unparsed[:PIECE])
             del self.unparsed[:PIECE]
             super().data_received(piece)
@@ -112,10 +153,20 @@ class Protocol(WebSocketsSansIOProtocol):
                 self.transport.close()
         if self.transport.is_closing():
             return
+        self._count()
         if self.unparsed:
             self.transport.pause_reading()
         elif not self.read_paused:
             self.transport.resume_reading()
+
+    def _count(self) -> None:
+        unsent = 0 if self.writable.is_set() else self.transport.get_write_buffer_size()
+        unfinished = len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        held = len(self.unparsed) + unfinished + self.queued + unsent
+        if held > PIECE:
+            self.buffers.hold(self, held)
+        else:
+            self.buffers.release(self)
 
     def _waits(self) -> bool:
         handshaking = self.handshake_initiated and not self.handshake_complete
@@ -133,9 +184,9 @@ class Protocol(WebSocketsSansIOProtocol):
         self.unsent = unsent
 
 
-def protocol(settings: Settings) -> type[asyncio.Protocol]:
+def protocol(settings: Settings, buffers: Buffers) -> type[asyncio.Protocol]:
     """Return what uvicorn takes as `ws`: the protocol with the limits of `settings`."""
-    return cast(type[asyncio.Protocol], partial(Protocol, settings))
+    return cast(type[asyncio.Protocol], partial(Protocol, settings, buffers))
 
 
 class Ending:

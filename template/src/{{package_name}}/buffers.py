@@ -1,0 +1,34 @@
+"""What all connections together hold in memory for slow clients."""
+
+from typing import Protocol
+
+
+class Connection(Protocol):
+    def cut(self) -> None: ...
+
+
+class Buffers:
+    """Counts unread responses and unfinished messages: at most `most` bytes together.
+
+    Beyond that connections are cut, first the one that has made no progress for longest.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.total = 0
+        # In the order of their last progress.
+        self.held: dict[Connection, int] = {}
+
+    def hold(self, connection: Connection, size: int) -> None:
+        """Count `size` bytes for a connection, in place of what it held before."""
+        self.total += size - self.held.get(connection, 0)
+        self.held[connection] = size
+        # One alone may hold more.
+        while self.total > self.most and len(self.held) > 1:
+            slowest = next(iter(self.held))
+            self.release(slowest)
+            slowest.cut()
+
+    def release(self, connection: Connection) -> None:
+        """Count no bytes for a connection: it made progress, or ended."""
+        self.total -= self.held.pop(connection, 0)
