@@ -442,8 +442,8 @@ class RequestLimits:
         self.settings = settings
         self.requests = 0
         self.body_bytes = 0
-        # The bodies that still arrive, the oldest first.
-        self.arriving: dict[_Body, None] = {}
+        # The bodies that wait for their clients.
+        self.waiting: dict[_Body, asyncio.Timeout] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -477,14 +477,13 @@ class RequestLimits:
         return receive
 
     def make_room(self) -> None:
-        """End a body that is slow, or raise what the client of another one gets instead."""
-        latest = asyncio.get_running_loop().time() - SLOW_BODY
-        for body in self.arriving:
-            if body.since < latest and body.patience is not None:
-                body.give_up()
-                return
-        detail = "Too many long requests at once (MAX_TOTAL_BODY_BYTES)"
-        raise HTTPException(503, detail, RETRY_AFTER)
+        """End the oldest body that waits if it is slow, or raise what another's client gets."""
+        oldest = min(self.waiting, key=lambda body: body.since, default=None)
+        if oldest is None or oldest.since > asyncio.get_running_loop().time() - SLOW_BODY:
+            detail = "Too many long requests at once (MAX_TOTAL_BODY_BYTES)"
+            raise HTTPException(503, detail, RETRY_AFTER)
+        self.waiting.pop(oldest).reschedule(0)
+        oldest.release()
 
 
 class _Body:
@@ -494,13 +493,11 @@ class _Body:
         self.limits = limits
         self.receive = receive
         self.reserved = 0
+        # When it began to arrive; never, once it is whole.
         self.since = math.inf
-        # While it waits for its client.
-        self.patience: asyncio.Timeout | None = None
 
     def begin(self) -> Receive:
         self.since = asyncio.get_running_loop().time()
-        self.limits.arriving[self] = None
         return self.receive_part
 
     def check(self, length: int) -> None:
@@ -522,26 +519,19 @@ class _Body:
     def release(self) -> None:
         self.limits.body_bytes -= self.reserved
         self.reserved = 0
-        self.limits.arriving.pop(self, None)
-
-    def give_up(self) -> None:
-        """Make `receive_part` raise what the client gets, and count the body no longer."""
-        if self.patience is not None:
-            self.patience.reschedule(0)
-        self.release()
 
     async def receive_part(self) -> Message:
         try:
-            async with asyncio.timeout(None) as self.patience:
+            async with asyncio.timeout(None) as self.limits.waiting[self]:
                 message = await self.receive()
         except TimeoutError:
             detail = "The body took too long, and others need its place (MAX_TOTAL_BODY_BYTES)"
             raise HTTPException(408, detail, {"Connection": "close"}) from None
         finally:
-            self.patience = None
+            self.limits.waiting.pop(self, None)
         self.reserve(len(message.get("body", b"")))
         if not message.get("more_body"):
-            self.limits.arriving.pop(self, None)
+            self.since = math.inf
         return message
 
 

@@ -105,8 +105,7 @@ class Protocol(WebSocketsSansIOProtocol):
         self._parse_soon()
 
     def send_receive_event_to_app(self) -> None:
-        if not self.close_sent:
-            self.queued += sum(map(len, self.frames))
+        self.queued += sum(map(len, self.frames))
         super().send_receive_event_to_app()
 
     def handle_cont(self, event: Frame) -> None:
