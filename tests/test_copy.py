@@ -38,6 +38,7 @@ EVERY_PROJECT = [
     "src/my_service/__init__.py",
     "src/my_service/__main__.py",
     "src/my_service/app.py",
+    "src/my_service/buffers.py",
     "src/my_service/docs.py",
     "src/my_service/errors.py",
     "src/my_service/health.py",
