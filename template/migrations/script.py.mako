@@ -4,8 +4,9 @@ import re
 
 def without_comments(commands):
     """Leave out Alembic's "please adjust!"."""
-    return re.sub(r" *# ### (commands auto generated|end Alembic).*\n?", "", commands).strip()
+    return re.sub(r" *# ### (commands auto generated|end Alembic).*\n?", "", commands or "").strip()
 %>\
+<% upgrades, downgrades = [without_comments(context.get(name)) for name in ("upgrades", "downgrades")] %>\
 """${message.replace("\\", "\\\\").replace('"', "'")}."""
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ depends_on: str | Sequence[str] | None = ${repr(depends_on)}
 
 
 def upgrade() -> None:
-    ${without_comments(upgrades or "pass")}
+    ${upgrades if upgrades else "pass"}
 
 
 def downgrade() -> None:
-    ${without_comments(downgrades or "pass")}
+    ${downgrades if downgrades else "pass"}

@@ -7,7 +7,7 @@ ends. Limits without a setting are the constants below.
 import asyncio
 import json
 import math
-import secrets
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
@@ -399,7 +399,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _problem(self, status: int, detail: str) -> bytes:
-        request_id = secrets.token_hex(16)
+        request_id = uuid.uuid4().hex
         client = self.client[0] if self.client else None
         logger.warning(
             "request refused", request_id=request_id, status=status, detail=detail, client=client

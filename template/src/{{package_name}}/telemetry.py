@@ -3,8 +3,8 @@
 import asyncio
 import os
 import re
-import secrets
 import time
+import uuid
 from functools import lru_cache
 
 import structlog
@@ -246,4 +246,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and VALID_REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
-    return secrets.token_hex(16)
+    return uuid.uuid4().hex
