@@ -107,7 +107,7 @@ def test_make_run_says_what_is_not_there(image: str, render: Any, tmp_path: Path
     finally:
         run("make", "stop", *names, cwd=project)
     assert told.startswith(
-        f"t{port} answers at http://127.0.0.1:{port}/docs\nbut it is not ready: Failing: cache. 'make stop up' "
+        f"started t{port}; it answers at http://127.0.0.1:{port}/docs, but is not ready: Failing: cache. 'make stop up' "
     )
 
 

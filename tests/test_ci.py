@@ -339,7 +339,7 @@ def test_the_image_job_passes_in_a_fresh_project(
         without_engine(str(reason))
     try:
         printed = execute(job(project, "image"), project, {**os.environ, "PORT": str(free_port())})
-        assert f"{name} answers at http://127.0.0.1:" in printed[0]
+        assert f"started {name}; it answers at http://127.0.0.1:" in printed[0]
         assert printed[1] == f"{name} stopped\n"
         assert json.loads(printed[3])["status"] == "ok"
         assert run("docker", "ps", "--all", "--quiet", "--filter", f"name={name}").stdout == ""

@@ -570,7 +570,7 @@ def test_make_up_makes_no_new_password_for_old_data(compose: tuple[Path, str]) -
     (project / ".secrets").rename(project / "elsewhere")
     refused = run("make", "up", cwd=project, check=False)
     assert refused.returncode != 0
-    assert "bring it back" in refused.stderr
+    assert "restore it" in refused.stderr
     assert not (project / ".secrets").exists()
     # Which `make down` would miss.
     (project / "elsewhere").rename(project / ".secrets")

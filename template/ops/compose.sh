@@ -1,5 +1,5 @@
 #!/bin/sh
-# What `make up` and `make down` do, and what writes the secrets that compose's containers read.
+# The logic of `make up` and `make down`; also writes the secrets that compose's containers read.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=project.sh
 . "${0%/*}/project.sh"
@@ -7,29 +7,30 @@ set -eu
 . "${0%/*}/words.sh"
 
 up() {
-    engine compose up --build --detach || failed
+    # The folder .secrets is new in each clone.
+    if [ "$database" = postgresql ] && [ ! -e .secrets/DATABASE_URL ]; then secrets; fi
+    if [ -f ops/issuer.py ]; then issuer; fi
     # Wait for this service alone: some versions of compose can't wait for one without a health check, such as a worker.
-    engine compose up --detach --no-deps --no-recreate --wait service || failed
-    [ -z "$(services "$ended")" ] || failed
-    # shellcheck disable=SC2046
-    set -- $(engine compose ps --format '{{.Service}}')
-    echo "started $*; it answers at http://$(engine compose port service 8000)/docs"
-}
-
-ended='s/ exited [1-9].*//p; s/ restarting .*//p'
-unhealthy='s/ [^ ]* [0-9]* unhealthy$//p'
-
-# services SCRIPT: what sed finds in lines of service, state, exit status and health.
-services() {
-    engine compose ps --all --format '{{.Service}} {{.State}} {{.ExitCode}} {{.Health}}' | sed -n "$1"
-}
-
-# If none ended and all are healthy, the reason is what compose printed last, such as a port that is taken.
-failed() {
-    failing=$(services "$ended; $unhealthy")
+    started=yes
+    engine compose up --build --detach &&
+        engine compose up --detach --no-deps --no-recreate --wait service || started=
+    failing=$(failing)
+    if [ -n "$started" ] && [ -z "$failing" ]; then
+        # shellcheck disable=SC2046
+        set -- $(engine compose ps --format '{{.Service}}')
+        echo "started $*; it answers at http://$(engine compose port service 8000)/docs"
+        return
+    fi
+    # Without one, the reason is what compose printed last, such as a port that is taken.
     # shellcheck disable=SC2086
     [ -z "$failing" ] || engine compose logs --tail 20 $failing
-    exit 1
+    return 1
+}
+
+# Print the services that ended with an error, restart or are unhealthy.
+failing() {
+    engine compose ps --all --format '{{.Service}} {{.State}} {{.ExitCode}} {{.Health}}' |
+        sed -n 's/ exited [1-9].*//p; s/ restarting .*//p; s/ [^ ]* [0-9]* unhealthy$//p'
 }
 
 # down [ARGUMENT...]
@@ -37,11 +38,11 @@ down() {
     engine compose down "$@"
 }
 
-# The folder is yours alone; the files are for the containers' users, whoever they are.
+# Only you can open the folder; the files are readable for the users of the containers.
 secrets() {
     volume=${COMPOSE_PROJECT_NAME:-$project}_postgres
     if engine volume inspect "$volume" >/dev/null 2>&1; then
-        echo "the password of this project's PostgreSQL was in .secrets, which is gone: bring it back," >&2
+        echo "the password of this project's PostgreSQL was in .secrets, which is missing: restore it," >&2
         fail "or delete the data with '$engine volume rm $volume'"
     fi
     mkdir -p .secrets && chmod 700 .secrets

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What `make build`, `run`, `stop`, `probe` and `logs` do.
+# The logic of `make build`, `run`, `stop`, `probe` and `logs`.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=project.sh
 . "${0%/*}/project.sh"
@@ -21,7 +21,7 @@ build() {
     engine build --tag "$image" --build-arg "VERSION=$(version)" --build-arg "REVISION=$(revision)" "$@" .
 }
 
-# One `make run` of a name at a time. The lock is a container that never starts: an engine has no two of the same name.
+# One `make run` of a name at a time. The lock is a container that never starts: names are unique in an engine.
 lock() {
     tries=180
     until locked=$(engine create --name "$name-starting" "$image" 2>&1); do
@@ -41,15 +41,15 @@ unlock() {
     exit "$status"
 }
 
-# If the new container can't start, the one that it was to replace comes back.
+# If the new container can't start, start the one that it was to replace again.
 restore() {
-    # Until the old one is renamed, it has the name that is the new one's later.
+    # Until the old one is renamed, this is its name.
     if [ "$replacing" = new ] && has "$name"; then engine rm --force "$name" >/dev/null; fi
     if has "$name-replaced"; then engine rename "$name-replaced" "$name"; fi
     if has "$name"; then
-        # An engine goes on stopping it, though nobody waits any more.
+        # It may still be stopping.
         engine stop "$name" >/dev/null
-        engine start "$name" >/dev/null && echo "the container $name that ran before runs again" >&2
+        engine start "$name" >/dev/null && echo "the container $name that ran before is running again" >&2
     fi
 }
 
@@ -88,17 +88,16 @@ hardened() {
     engine run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges "$@"
 }
 
-# Without the image's health check, which some engines run only with systemd.
+# Not by the image's health check, which some engines run only with systemd.
 wait_for_a_response() {
     tries=60
     while [ "$tries" -gt 0 ] && runs "$name"; do
         ready=yes
         response=$(engine exec "$name" python -c "$ask_ready" 2>/dev/null) || ready=
         if [ -n "$response" ]; then
-            echo "$name answers at http://$(engine port "$name" 8000 | head -n 1)/docs"
-            [ -n "$ready" ] ||
-                echo "but it is not ready: $response" |
-                sed "s/not ready: .*\"detail\":\"\([^\"]*\)\".*/not ready: \1. 'make stop up' starts what it needs too/"
+            detail=$(echo "$response" | sed 's/.*"detail":"\([^"]*\)".*/\1/')
+            [ -n "$ready" ] || set -- ", but is not ready: $detail. 'make stop up' starts what it needs too"
+            echo "started $name; it answers at http://$(engine port "$name" 8000 | head -n 1)/docs${1-}"
             return
         fi
         tries=$((tries - 1))
@@ -111,7 +110,7 @@ wait_for_a_response() {
 
 # run own|named [ARGUMENT...]
 run() {
-    # An image that IMAGE names runs as it is, if it exists.
+    # If IMAGE names an image that exists, run that.
     if [ "$1" = own ] || ! engine image inspect "$image" >/dev/null 2>&1; then build; fi
     shift
     lock
