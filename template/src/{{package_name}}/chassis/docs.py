@@ -4,12 +4,13 @@ import base64
 import hashlib
 import html
 import re
+from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.resources import files
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
-from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
 ASSETS = {
@@ -24,27 +25,34 @@ class Asset(FileResponse):
     chunk_size = 16_384
 
 
-def install(app: FastAPI) -> None:
-    """Serve the page and its assets, by relative addresses: any path prefix of a proxy works."""
-    folder = str(files("fastapi_swagger") / "resources")
+def router(title: str) -> APIRouter:
+    """Return the page and its assets, at relative addresses: any path prefix of a proxy works."""
+    routes = APIRouter(include_in_schema=False)
+    folder = files("fastapi_swagger") / "resources"
     page = get_swagger_ui_html(
         openapi_url="openapi.json",
-        title=html.escape(app.title),
+        title=html.escape(title),
         swagger_js_url="docs/swagger-ui-bundle.js",
         swagger_css_url="docs/swagger-ui.css",
         swagger_favicon_url="docs/favicon-32x32.png",
     ).body
     policy = _policy(bytes(page))
 
-    @app.get("/docs", include_in_schema=False)
+    @routes.get("/docs")
     async def docs() -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
-    @app.get("/docs/{name}", include_in_schema=False)
-    async def asset(request: Request, name: str) -> Response:
-        if name not in ASSETS:
-            raise HTTPException(404)
-        return Asset(f"{folder}/{name}", media_type=ASSETS[name])
+    for name, media_type in ASSETS.items():
+        asset = partial(Asset, str(folder / name), media_type=media_type)
+        routes.add_api_route(f"/docs/{name}", _serving(asset), response_class=Response)
+    return routes
+
+
+def _serving(asset: Callable[[], Response]) -> Callable[[], Awaitable[Response]]:
+    async def serve() -> Response:
+        return asset()
+
+    return serve
 
 
 def _policy(page: bytes) -> str:

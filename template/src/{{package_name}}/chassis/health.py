@@ -1,70 +1,64 @@
 """Liveness and readiness, as an orchestrator probes them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import structlog
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel
 
+from . import errors
+from .feature import Check, DegradedError, NotReadyError
+from .service import Service
+
 logger = structlog.get_logger()
 
-Check = Callable[[Request], Awaitable[None]]
 CHECK_TIMEOUT_SECONDS = 2.0
 
-router = APIRouter(prefix="/health", tags=["health"])
-checks: dict[str, Check] = {}
-
-
-class NotReadyError(Exception):
-    """Why a check fails, in words that /health/ready may show to anybody."""
+router = APIRouter(tags=["health"], responses=errors.RESPONSES)
 
 
 class Health(BaseModel):
     status: str = "ok"
     checks: list[str] | None = None
+    degraded: list[str] | None = None
 
 
-def check(name: str) -> Callable[[Check], Check]:
-    """Make the decorated function part of readiness: while it raises, the service is not ready."""
-
-    def register(function: Check) -> Check:
-        checks[name] = function
-        return function
-
-    return register
-
-
-@router.head("/live", include_in_schema=False)
-@router.get("/live", response_model_exclude_none=True)
+@router.head("/health/live", include_in_schema=False)
+@router.get("/health/live", response_model_exclude_none=True)
 async def live() -> Health:
-    """Answers while the process serves."""
+    """Responds while the process serves."""
     return Health()
 
 
-@router.head("/ready", include_in_schema=False)
-@router.get("/ready")
+@router.head("/health/ready", include_in_schema=False)
+@router.get("/health/ready", response_model_exclude_none=True)
 async def ready(request: Request) -> Health:
-    """Answers 503, naming what fails, while the service should get no requests."""
-    reasons: dict[str, str] = {}
-    passed = await asyncio.gather(*(_passes(name, request, reasons) for name in checks))
-    failing = [
-        name + reasons.get(name, "") for name, ok in zip(checks, passed, strict=True) if not ok
-    ]
+    """Responds with 503 and the failing checks while the service should get no requests."""
+    service = Service.of(request)
+    checks = {name: check for feature in service.features for name, check in feature.checks.items()}
+    failing: list[str] = []
+    degraded: list[str] = []
+    await asyncio.gather(
+        *(_run(name, check, service, failing, degraded) for name, check in checks.items())
+    )
     if failing:
-        raise HTTPException(503, f"Failing: {', '.join(failing)}")
+        raise HTTPException(503, f"Failing: {', '.join(sorted(failing))}")
+    if degraded:
+        return Health(status="degraded", checks=list(checks), degraded=sorted(degraded))
     return Health(checks=list(checks))
 
 
-async def _passes(name: str, request: Request, reasons: dict[str, str]) -> bool:
+async def _run(
+    name: str, check: Check, service: Service, failing: list[str], degraded: list[str]
+) -> None:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
-            await checks[name](request)
+            await check(service)
+    except DegradedError as reason:
+        degraded.append(f"{name} ({reason})")
     except NotReadyError as reason:
+        failing.append(f"{name} ({reason})")
         logger.warning("readiness check failed", check=name, error=str(reason))
-        reasons[name] = f" ({reason})"
-        return False
     except Exception as error:
+        failing.append(name)
         logger.warning("readiness check failed", check=name, error=repr(error))
-        return False
-    return True

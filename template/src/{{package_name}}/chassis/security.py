@@ -4,15 +4,11 @@ import re
 from ipaddress import AddressValueError, IPv6Address
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import Response
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .errors import on_http_exception, problem
-from .settings import Settings
-from .telemetry import PROBES
+from .errors import problem
+from .operations import PROBES
 
 # For an API; a page that needs more brings a policy of its own, as `docs.py` does.
 # OWASP REST Security Cheat Sheet, "Security Headers".
@@ -86,6 +82,9 @@ class HandshakeOrigins:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.app
+        if scope["type"] != "websocket":
+            await app(scope, receive, send)
+            return
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         if not (origin is None or origin in self.origins or "*" in self.origins):
@@ -95,40 +94,3 @@ class HandshakeOrigins:
             if authority.removesuffix(port) != headers.get("host", "").lower().removesuffix(port):
                 app = problem(HTTPConnection(scope), 403, "Pages of this origin may not connect")
         await app(scope, receive, send)
-
-
-class NamedOrigins(CORSMiddleware):
-    """Starlette's CORS, but the refusal of a preflight is a problem document."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        except HTTPException as refusal:
-            response = await on_http_exception(Request(scope), refusal)
-            await response(scope, receive, send)
-
-    def preflight_response(self, request_headers: Headers) -> Response:
-        response = super().preflight_response(request_headers)
-        if response.status_code >= 400:
-            vary = {"Vary": response.headers["vary"]}
-            raise HTTPException(response.status_code, bytes(response.body).decode(), vary)
-        return response
-
-
-def protect_sockets(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Put around `app`, which handles WebSockets, what the settings ask for."""
-    return AllowedHosts(HandshakeOrigins(app, settings.cors_origins), settings.allowed_hosts)
-
-
-def protect(inner: ASGIApp, settings: Settings) -> ASGIApp:
-    """Put around `inner` what the settings ask for: by default any host, and no origin."""
-    if settings.cors_origins:
-        inner = NamedOrigins(
-            inner,
-            allow_origins=settings.cors_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-ID"],
-        )
-    app: ASGIApp = AllowedHosts(inner, settings.allowed_hosts)
-    return app

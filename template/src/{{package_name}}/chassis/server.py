@@ -24,8 +24,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from . import errors, security
 from .buffers import Buffers
+from .operations import PROBES
 from .settings import Settings
-from .telemetry import PROBES
 
 # All that is not body: request line and header fields; a chunk's extensions; trailers.
 LONGEST_HEAD = 65_536

@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Annotated, TypeVar, cast
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from . import health
+from .feature import Feature, NotReadyError
+from .service import Service
 
 # From the end of the grace to the end of the process: `docker stop` kills after 10 seconds.
 TIDY_UP_SECONDS = 0.5
@@ -22,8 +23,7 @@ Handler = Callable[[int, object], object]
 
 
 def _stop(connection: HTTPConnection) -> asyncio.Event:
-    event: asyncio.Event = connection.app.state.stop
-    return event
+    return Service.of(connection).stop
 
 
 # Set once a stop begins, by SIGTERM or Ctrl-C: what would not end by itself then ends.
@@ -49,28 +49,27 @@ async def until(stop: asyncio.Event, source: AsyncIterable[Item]) -> AsyncIterat
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(service: Service) -> AsyncIterator[None]:
     """Hold SIGTERM back for SHUTDOWN_DELAY_SECONDS, in which balancers learn to look elsewhere."""
-    app.state.stop = asyncio.Event()
+    service.stop = asyncio.Event()
     # Test clients run elsewhere, where no signal arrives.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     loop = asyncio.get_running_loop()
-    delay = app.state.settings.shutdown_delay
-    at_most = delay + app.state.settings.shutdown_grace_seconds + TIDY_UP_SECONDS
+    delay = service.settings.shutdown_delay
+    at_most = delay + service.settings.shutdown_grace_seconds + TIDY_UP_SECONDS
 
     def begin(number: int, frame: object) -> None:
-        app.state.stopping = True
-        loop.call_soon_threadsafe(app.state.stop.set)
+        loop.call_soon_threadsafe(service.stop.set)
         # Whoever presses Ctrl-C is waiting.
         seconds = delay if number == signal.SIGTERM else 0
         stop = cast(Handler, handlers[signal.Signals(number)])
         loop.call_soon_threadsafe(lambda: loop.call_later(seconds, stop, number, None))
-        app.state.deadline = threading.Timer(at_most, leave)
-        app.state.deadline.daemon = True
-        app.state.deadline.start()
+        deadline = threading.Timer(at_most, leave)
+        deadline.daemon = True
+        deadline.start()
 
     for number in handlers:
         signal.signal(number, begin)
@@ -85,11 +84,10 @@ def leave() -> None:
     os._exit(0)
 
 
-router = APIRouter(lifespan=lifespan)
-
-
-@health.check("shutdown")
-async def is_not_stopping(request: Request) -> None:
+async def is_not_stopping(service: Service) -> None:
     """Readiness ends when a stop begins."""
-    if request.app.state.stopping:
-        raise RuntimeError("the service is stopping")
+    if service.stop.is_set():
+        raise NotReadyError("the service is stopping")
+
+
+feature = Feature(name="shutdown", lifespan=lifespan, checks={"shutdown": is_not_stopping})

@@ -189,7 +189,7 @@ def protocol(settings: Settings, buffers: Buffers) -> type[asyncio.Protocol]:
 
 
 class Ending:
-    """ASGI wrapper around the handling of sockets: each ends in a way that its client understands.
+    """ASGI middleware for WebSockets: each ends in a way that its client understands.
 
     A handshake that is not accepted gets a problem document. An open socket gets a code: 1000
     when its route returns, 1008 or 1011 for an HTTPException, 1011 for any other exception.
@@ -199,6 +199,9 @@ class Ending:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self.app(scope, receive, send)
+            return
         socket = _Socket(scope, receive, send)
         try:
             await self.app(scope, receive, socket.send)

@@ -1,66 +1,39 @@
-"""What every request leaves behind: its id, its log line, its metrics and perhaps a trace."""
+"""What each request leaves behind: its id, its log line, its metrics, and its trace if asked for."""
 
 import asyncio
 import os
 import re
 import time
 import uuid
-from functools import lru_cache
 
 import structlog
-from fastapi import APIRouter, Response
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
-from prometheus_client import CONTENT_TYPE_LATEST, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from structlog.typing import FilteringBoundLogger
 
 from . import logs
+from .metrics import ACTIVE, ACTIVE_SOCKETS, DURATION, SOCKET_DURATION
+from .operations import PROBES
+from .service import Service
+from .settings import DISTRIBUTION
 
 VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-# Left out of the log unless LOG_LEVEL=debug, and of the traces.
-PROBES = ("/health/", "/metrics")
 LONGEST_PATH = 2000
 # A proxy's X-Forwarded-For may hold anything.
 LONGEST_CLIENT = 64
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"})
 
-# Names and labels: OpenTelemetry's semantic conventions for HTTP, as Prometheus writes them.
-DURATION = Histogram(
-    "http_server_request_duration_seconds",
-    "Duration of HTTP requests; its count is their number.",
-    ["http_request_method", "http_route", "http_response_status_code"],
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-)
-ACTIVE = Gauge("http_server_active_requests", "HTTP requests in flight.")
-# OpenTelemetry has no conventions for WebSockets.
-SOCKET_DURATION = Histogram(
-    "websocket_server_connection_duration_seconds",
-    "Duration of WebSockets, by the status of their handshake; its count is their number.",
-    ["http_route", "http_response_status_code"],
-    buckets=(0.1, 1, 10, 60, 600, 3600, 36000),
-)
-ACTIVE_SOCKETS = Gauge("websocket_server_active_connections", "WebSockets that are open.")
-BUILD = Gauge("build_info", "Always 1; the labels tell what runs.", ["version", "revision"])
 
-router = APIRouter(tags=["telemetry"])
-
-
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics() -> Response:
-    """Metrics in Prometheus' text format."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-
-def tracing(service: str) -> TelemetryConfig:
-    """Configure FastAPI's OpenTelemetry: traces of `service` if an OTLP endpoint is set."""
+def tracing() -> TelemetryConfig:
+    """Configure FastAPI's OpenTelemetry: traces if an OTLP endpoint is set."""
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     on = any(os.environ.get(name) for name in names)
     # The SDK reads the name from the environment; without one it is unknown_service:python.
     attributes = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if on and not re.search(r"(^|,)\s*service\.name\s*=", attributes):
-        os.environ["OTEL_SERVICE_NAME"] = os.environ.get("OTEL_SERVICE_NAME") or service
+        os.environ["OTEL_SERVICE_NAME"] = os.environ.get("OTEL_SERVICE_NAME") or DISTRIBUTION
     return {
         "auto_configure": on,
         "tracing": on,
@@ -72,22 +45,19 @@ def tracing(service: str) -> TelemetryConfig:
     }
 
 
-class RequestTelemetry:
-    """ASGI wrapper around the whole application, so that it sees a 500 and a 413 too.
+class Telemetry:
+    """ASGI middleware around the whole service, so that it sees a 500 and a 413 too.
 
-    Requests go to `app`, WebSockets to `sockets`.
     Each response also gets those of `headers` that it does not have.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        sockets: ASGIApp,
         headers: list[tuple[bytes, bytes]],
         logger: FilteringBoundLogger,
     ) -> None:
         self.app = app
-        self.sockets = sockets
         self.headers = headers
         self.logger = logger
 
@@ -143,7 +113,8 @@ class RequestTelemetry:
             seconds = time.perf_counter() - started
             ACTIVE.dec()
             route = getattr(scope.get("route"), "path", None)
-            _duration(scope["method"], route or "", status or 0).observe(seconds)
+            method = scope["method"] if scope["method"] in METHODS else "_OTHER"
+            DURATION.labels(method, route or "", status or 0).observe(seconds)
             self._log("request", scope, route, status, seconds, failure, method=scope["method"])
 
     async def _websocket(
@@ -179,7 +150,7 @@ class RequestTelemetry:
         started = time.perf_counter()
         ACTIVE_SOCKETS.inc()
         try:
-            await self.sockets(scope, receive_with_code, send_with_headers)
+            await self.app(scope, receive_with_code, send_with_headers)
         except WebSocketDisconnect:
             # The client is gone; routes need not handle that.
             pass
@@ -200,7 +171,8 @@ class RequestTelemetry:
         names = [name for name, _ in headers]
         headers += [header for header in self.headers if header[0] not in names]
         headers.append(request_id)
-        if scope["app"].state.stopping:
+        service: Service = scope["app"]
+        if service.stop.is_set():
             headers.append((b"connection", b"close"))
         message["headers"] = headers
 
@@ -235,11 +207,6 @@ class RequestTelemetry:
             client=scope["client"][0][:LONGEST_CLIENT] if scope.get("client") else None,
             exc_info=failure,
         )
-
-
-@lru_cache(maxsize=1024)
-def _duration(method: str, route: str, status: int) -> Histogram:
-    return DURATION.labels(method if method in METHODS else "_OTHER", route, status)
 
 
 def _request_id(scope: Scope) -> str:

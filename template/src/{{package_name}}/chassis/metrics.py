@@ -1,0 +1,50 @@
+"""The service's metrics, and the route at which Prometheus collects them."""
+
+from fastapi import APIRouter, Response
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+from . import errors
+
+# Of the chassis alone, so that two services fit into one process; yours go to prometheus-client's.
+REGISTRY = CollectorRegistry()
+
+# Names and labels: OpenTelemetry's semantic conventions for HTTP, as Prometheus writes them.
+DURATION = Histogram(
+    "http_server_request_duration_seconds",
+    "Duration of HTTP requests; its count is their number.",
+    ["http_request_method", "http_route", "http_response_status_code"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=REGISTRY,
+)
+ACTIVE = Gauge("http_server_active_requests", "HTTP requests in flight.", registry=REGISTRY)
+# OpenTelemetry has no conventions for WebSockets.
+SOCKET_DURATION = Histogram(
+    "websocket_server_connection_duration_seconds",
+    "Duration of WebSockets, by the status of their handshake; its count is their number.",
+    ["http_route", "http_response_status_code"],
+    buckets=(0.1, 1, 10, 60, 600, 3600, 36000),
+    registry=REGISTRY,
+)
+ACTIVE_SOCKETS = Gauge(
+    "websocket_server_active_connections", "WebSockets that are open.", registry=REGISTRY
+)
+BUILD = Gauge(
+    "build_info",
+    "Always 1; the labels say what runs.",
+    ["version", "revision"],
+    registry=REGISTRY,
+)
+
+router = APIRouter(tags=["metrics"], responses=errors.RESPONSES)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics() -> Response:
+    """Metrics in Prometheus' text format."""
+    return Response(generate_latest(REGISTRY) + generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,103 @@
+"""The application: FastAPI inside a pipeline of middleware, with typed state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar, cast
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
+
+from . import errors
+from .feature import Feature
+from .operations import Operations
+from .settings import EnvironmentSettings, Settings
+
+T = TypeVar("T")
+S = TypeVar("S", bound=EnvironmentSettings)
+
+
+class Service(FastAPI):
+    """FastAPI with the settings, the features and their state, each of one type."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        features: Sequence[Feature],
+        pipeline: Sequence[Middleware],
+        operations: Sequence[APIRouter],
+        **options: Any,
+    ) -> None:
+        self.settings = settings
+        self.features = features
+        self.pipeline = pipeline
+        self.states: dict[type, object] = {}
+        self.operations = Operations(operations)
+        # Set once a stop begins: what would not end by itself then ends.
+        self.stop = asyncio.Event()
+        self.described: dict[str, Any] | None = None
+        super().__init__(lifespan=_lifespan, responses=errors.RESPONSES, **options)
+        # Before any route of yours.
+        self.router.routes.insert(0, self.operations)
+        for feature in features:
+            for router in feature.routers:
+                self.include_router(router)
+
+    @classmethod
+    def of(cls, connection: HTTPConnection) -> Service:
+        return cast(Service, connection.scope["app"])
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app = super().build_middleware_stack()
+        for layer in reversed(self.pipeline):
+            app = layer.cls(app, *layer.args, **layer.kwargs)
+        return app
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        if document is not self.described:
+            self.operations.describe(document)
+            errors.describe(document)
+            for feature in self.features:
+                if feature.describe:
+                    feature.describe(document)
+            self.described = document
+        return document
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service = cast(Service, app)
+    async with AsyncExitStack() as stack:
+        for feature in service.features:
+            if feature.lifespan:
+                state = await stack.enter_async_context(feature.lifespan(service))
+                service.states[type(state)] = state
+        yield
+
+
+def state_of(source: Service | HTTPConnection, kind: type[T]) -> T:
+    """Return what the lifespan of a feature yielded, found by its type `kind`.
+
+    `source` is the service, or a request or WebSocket that it handles.
+    """
+    service = source if isinstance(source, Service) else Service.of(source)
+    try:
+        return cast(T, service.states[kind])
+    except KeyError:
+        raise RuntimeError(
+            f"No feature keeps a {kind.__module__}.{kind.__name__}: "
+            "list its feature in create_app(features=[...]), and enter the lifespan"
+        ) from None
+
+
+def settings_of(source: Service | HTTPConnection, kind: type[S]) -> S:
+    """Return the settings as `kind`, one of the classes that your `Settings` derives from."""
+    service = source if isinstance(source, Service) else Service.of(source)
+    if not isinstance(service.settings, kind):
+        raise TypeError(f"Settings has to derive from {kind.__module__}.{kind.__name__}")
+    return service.settings
