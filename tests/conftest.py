@@ -83,6 +83,14 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
+def add_to_app(project: Path, imported: str, line: str) -> None:
+    """Add an import and a line to an application where its owner would: below the two `# Yours:`."""
+    app = project / "src" / next(path.parent.name for path in project.glob("src/*/app.py")) / "app.py"
+    before, _, after = app.read_text().partition("\n# Yours:\n")
+    body, _, end = after.rpartition("    # Yours:\n")
+    app.write_text(f"{before}\n# Yours:\n{imported}\n{body}    # Yours:\n    {line}\n{end}")
+
+
 def commit(project: Path, message: str) -> None:
     """Commit all that is in `project`, and make a repository of it first where there is none."""
     if not (project / ".git").exists():

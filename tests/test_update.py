@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import copier
@@ -20,6 +20,7 @@ import yaml
 from conftest import CHOICES, NASTY, ROOT, commit, files, make_check, run, snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jinja2.exceptions import UndefinedError
 
 HEADING = re.compile(r"(?m)^## (\d+\.\d+\.\d+)$")
 # Later than each release: the version under which the working tree is released to these tests.
@@ -59,6 +60,9 @@ def upstream(shared: Any) -> Path:
 
     def release_tree(folder: Path) -> None:
         snapshot(folder)
+        changelog = folder / "CHANGELOG.md"
+        changelog.write_text(changelog.read_text().replace("\n## Unreleased: ", "\n## "))
+        commit(folder, "Release what is unreleased")
         run("git", "tag", NEXT, cwd=folder)
 
     return shared("upstream", release_tree)
@@ -132,7 +136,7 @@ def merge_into(updater: ModuleType, tmp_path: Path) -> Iterator[Callable[..., An
         (folder / "new").symlink_to(new)
         here = updater.Project(project)
         scratch = updater.Scratch(folder / "scratch", here)
-        told = {"moves": [], "owned": updater.owned(patterns, folder)}
+        told = {"moves": moves(updater, old), "owned": updater.owned(patterns, folder)}
         merged = updater.merge_releases(scratch, folder, here, told)
         here.write(scratch, merged)
         return merged
@@ -140,6 +144,14 @@ def merge_into(updater: ModuleType, tmp_path: Path) -> Iterator[Callable[..., An
     yield merge_into
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+def moves(updater: ModuleType, old: Path) -> list[list[str]]:
+    """List what releases after that of the render `old` moved."""
+    before = yaml.safe_load((old / ".copier-answers.yml").read_text())
+    listed = SimpleNamespace(file=lambda commit, name: (ROOT / name).read_text())
+    found: list[list[str]] = updater.Template.moves(listed, {"template_release": "1.0.0", **before}, {"_commit": ""})
+    return found
 
 
 def content(path: Path) -> bytes:
@@ -211,18 +223,29 @@ def test_an_unedited_project_becomes_a_fresh_copy(
     assert run("git", "diff", "--name-only", cwd=project).stdout == ""
 
 
-@pytest.mark.parametrize("version", OLDEST_AND_NEWEST)
+@pytest.mark.parametrize("version", [version for version in RELEASES if version.startswith("1.")])
+def test_a_plain_copier_update_from_1_x_is_refused_and_says_what_to_run(start: Any, version: str) -> None:
+    """It would lose edits in the files that 2.0.0 moved. Renovate and older releases run it."""
+    project = start(RELEASES[version])
+    before = tree_of_all(project)
+    with pytest.raises(UndefinedError, match="Release 2[.]0[.]0 moves files.* run `make update`"):
+        update(project)
+    assert tree_of_all(project) == before
+
+
 @pytest.mark.parametrize("answers", [{}, NASTY, EVERYTHING], ids=named)
-def test_a_plain_copier_update_brings_the_same(
-    start: Any, released: Any, version: str, answers: dict[str, str]
+def test_a_plain_copier_update_brings_the_same_as_make_update(
+    start: Any, released: Any, upstream: Path, tmp_path: Path, answers: dict[str, str]
 ) -> None:
-    """Renovate and the `make update` of older releases run this."""
-    then = known_then(version, answers)
-    project = start(RELEASES[version], **then)
-    expected = fresh(project, released(NEXT, **answers))
-    update(project, **{name: answer for name, answer in answers.items() if name not in then})
+    """Renovate runs this."""
+    project = start(NEXT, **answers)
+    next_release(project, upstream, tmp_path)
+    expected = Path(shutil.copytree(project, tmp_path / "expected"))
+    told = make_update(expected)
+    assert told.returncode == 0, told.stdout + told.stderr
+    update(project)
     assert conflicts(project) == []
-    assert tree(project) == expected
+    assert tree(project) == tree(expected)
 
 
 def texts(project: Path) -> list[str]:
@@ -334,7 +357,7 @@ def next_example(upstream: Path, template: Path) -> None:
         path = path if path.exists() else path.with_name(f"{path.name}.jinja")
         path.write_text(f"{path.read_text()}\n\nTHEIRS = True\n")
     (template / "template/src/{{package_name}}/items/later.py").touch()
-    (template / "template/src/{{package_name}}/database.py.jinja").open("a").write("\n\nTHEIRS = True\n")
+    (template / "template/src/{{package_name}}/chassis/database/__init__.py").open("a").write("\n\nTHEIRS = True\n")
     release(template, "another example")
 
 
@@ -360,8 +383,8 @@ def test_example_and_migrations_are_the_owners_once_made(
     assert "MissingFileWarning" not in told.stdout + told.stderr
     assert {name: content for name, content in tree(project).items() if name.startswith(owned)} == kept
     # All else is the template's, as ever.
-    assert "THEIRS" in (project / "src/my_service/database.py").read_text()
-    assert (project / f"src/my_service/{after}.py").exists()
+    assert "THEIRS" in (project / "src/my_service/chassis/database/__init__.py").read_text()
+    assert (project / f"src/my_service/chassis/database/{after}.py").exists()
 
 
 def test_switching_on_again_makes_what_was_switched_off(start: Any, released: Any, merge_into: Any) -> None:
@@ -387,23 +410,21 @@ def own_pipelines(project: Path) -> None:
     commit(project, "our pipelines")
 
 
-def test_an_owners_pipeline_of_the_same_name_is_a_conflict(start: Any) -> None:
+def test_an_owners_pipeline_of_the_same_name_is_a_conflict(start: Any, released: Any, merge_into: Any) -> None:
     """`ci` is github by default, so a project of before it was asked gets workflows."""
     project = start(RELEASES["1.1.0"])
     own_pipelines(project)
-    update(project)
-    unmerged = {line.split("\t")[1] for line in run("git", "ls-files", "--unmerged", cwd=project).stdout.splitlines()}
-    assert unmerged == {".github/workflows/check-service.yml", ".github/dependabot.yml"}
+    merged = merge_into(project, released(RELEASES["1.1.0"]), released(NEXT))
+    assert merged.conflicts.keys() == {".github/workflows/check-service.yml", ".github/dependabot.yml"}
     for name, text in OWN_PIPELINES.items():
         assert text in (project / name).read_text()
     assert "make check" in (project / ".github/workflows/check-service.yml").read_text()
 
 
-def test_an_owners_pipelines_stay_where_none_is_asked_for(start: Any) -> None:
+def test_an_owners_pipelines_stay_where_none_is_asked_for(start: Any, released: Any, merge_into: Any) -> None:
     project = start(RELEASES["1.1.0"])
     own_pipelines(project)
-    update(project, ci="none")
-    assert conflicts(project) == []
+    assert merge_into(project, released(RELEASES["1.1.0"]), released(NEXT, ci="none")).conflicts == {}
     github = {name: text.decode() for name, text in tree(project).items() if name.startswith(".github/")}
     assert github == OWN_PIPELINES
 
@@ -534,20 +555,24 @@ def test_two_sides_that_meet_show_a_conflict(upstream: Path, start: Any, tmp_pat
     template = tmp_path / "template"
     fork(upstream, template)
     rewrite(
-        template / "template/src/{{package_name}}/settings.py.jinja",
+        template / "template/src/{{package_name}}/chassis/settings.py",
         "port: int = Field(default=8000",
         "port: int = Field(default=8080",
     )
     release(template, "another port")
     project = start(NEXT)
     point_to(project, str(template))
-    rewrite(project / "src/my_service/settings.py", "port: int = Field(default=8000", "port: int = Field(default=9000")
+    rewrite(
+        project / "src/my_service/chassis/settings.py",
+        "port: int = Field(default=8000",
+        "port: int = Field(default=9000",
+    )
     commit(project, "our port")
     told = make_update(project)
     assert told.returncode != 0
-    assert "src/my_service/settings.py" in told.stdout
+    assert "src/my_service/chassis/settings.py" in told.stdout
     assert "git add" in told.stdout
-    text = (project / "src/my_service/settings.py").read_text()
+    text = (project / "src/my_service/chassis/settings.py").read_text()
     assert "default=8080" in text
     assert "default=9000" in text
     assert run("git", "ls-files", "--unmerged", cwd=project).stdout
@@ -869,7 +894,7 @@ def test_a_failing_last_step_takes_back_what_it_wrote_and_nothing_else(
 ) -> None:
     project = Path(shutil.copytree(worked_on, tmp_path / "project"))
     before = tree_of_all(project)
-    precious = "src/my_service/logs.py"
+    precious = "src/my_service/chassis/logs.py"
 
     def fail_late(self: Any, merged: Any) -> None:
         with (project / precious).open("a") as file:
@@ -891,20 +916,20 @@ def test_a_failing_last_step_takes_back_what_it_wrote_and_nothing_else(
 
 def test_deletions_are_listed_and_edited_files_stay_as_conflicts(start: Any) -> None:
     project = start(NEXT, cache="redis")
-    with (project / "src/my_service/cache.py").open("a") as file:
+    with (project / "src/my_service/chassis/cache/client.py").open("a") as file:
         file.write("OURS = True\n")
-    (project / "tests/test_cache.py").unlink()
+    (project / "tests/chassis/cache/test_client.py").unlink()
     commit(project, "our work")
     told = run_update(project, "--data", "cache=none", "--yes")
     assert told.returncode == 1
     assert "This update deletes:\n" in told.stdout
-    assert "  src/my_service/rate_limit.py\n" in told.stdout
-    assert "  src/my_service/cache.py (you edited it: it stays, as a conflict)\n" in told.stdout
-    assert "tests/test_cache.py" not in told.stdout
-    assert "OURS = True" in (project / "src/my_service/cache.py").read_text()
-    assert not (project / "src/my_service/rate_limit.py").exists()
+    assert "  src/my_service/chassis/cache/limits.py\n" in told.stdout
+    assert "  src/my_service/chassis/cache/client.py (you edited it: it stays, as a conflict)\n" in told.stdout
+    assert "tests/chassis/cache/test_client.py" not in told.stdout
+    assert "OURS = True" in (project / "src/my_service/chassis/cache/client.py").read_text()
+    assert not (project / "src/my_service/chassis/cache/limits.py").exists()
     unmerged = run("git", "ls-files", "--unmerged", cwd=project).stdout
-    assert unmerged.count("src/my_service/cache.py") == 2
+    assert unmerged.count("src/my_service/chassis/cache/client.py") == 2
 
 
 def test_a_bare_repository_without_tags_serves_updates(
@@ -924,13 +949,113 @@ def test_a_bare_repository_without_tags_serves_updates(
     assert run_update(project).stdout.startswith("Up to date")
 
 
+# --- From 1.x to 2.0 ---------------------------------------------------------
+
+
+def own_domain(project: Path) -> None:
+    """Write a domain as owners of 1.x did: a copy of the example, its routes, table, migration and tests."""
+
+    def renamed(text: str) -> str:
+        for old in ("/v1/items", '__tablename__ = "items"', 'tags=["items"]', "my_service.items"):
+            text = text.replace(old, old.replace("items", "orders"))
+        return text
+
+    (project / "src/my_service/orders").mkdir()
+    for path in (project / "src/my_service/items").glob("*.py"):
+        (project / "src/my_service/orders" / path.name).write_text(renamed(path.read_text()))
+    test = (project / "tests/test_items.py").read_text()
+    (project / "tests/test_orders.py").write_text(renamed(test))
+    migration = (project / "migrations/versions/0001_items.py").read_text().replace("items", "orders")
+    migration = migration.replace('revision: str = "0001"', 'revision: str = "0002"').replace(
+        "| None = None", '| None = "0001"', 1
+    )
+    (project / "migrations/versions/0002_orders.py").write_text(migration)
+    rewrite(project / "src/my_service/app.py", "\n# Yours:\n", "\n# Yours:\nfrom .orders import routes as orders\n")
+    routed = "    app.include_router(orders.router, dependencies=[auth.required])\n"
+    rewrite(project / "src/my_service/app.py", "    # Yours:\n", f"    # Yours:\n{routed}")
+
+
+def test_an_owners_domain_of_1_4_0_passes_make_check_after_the_update(start: Any) -> None:
+    project = start(RELEASES["1.4.0"], **EVERYTHING)
+    own_domain(project)
+    commit(project, "orders")
+    told = make_update(project, "--yes")
+    assert told.returncode == 0, told.stdout + told.stderr
+    rewritten = run("python3", "ops/imports.py", cwd=project)
+    assert "src/my_service/orders/routes.py\n" in rewritten.stdout
+    assert not (project / "ops/imports.py").exists()
+    run("make", "format", cwd=project)
+    make_check(project)
+    assert "/v1/orders" in run("uv", "run", "python", "-c", PATHS, cwd=project).stdout
+
+
+PATHS = "from my_service.app import create_app; print(*create_app().openapi()['paths'])"
+
+
+@pytest.mark.parametrize("version", [version for version in RELEASES if version.startswith("1.")])
+def test_an_edit_in_every_infrastructure_module_is_kept_or_in_a_conflict(
+    start: Any, released: Any, merge_into: Any, version: str
+) -> None:
+    answers = known_then(version, EVERYTHING)
+    project = start(RELEASES[version], **answers)
+    edited = sorted((project / "src/my_service").glob("*.py"))
+    for path in edited:
+        lines = path.read_text().splitlines(keepends=True)
+        lines.insert(len(lines) // 2, f"# ours, in {path.name}\n")
+        path.write_text("".join(lines))
+    commit(project, "our edits")
+    merged = merge_into(project, released(RELEASES[version], **answers), released(NEXT, **EVERYTHING))
+    everything = b"\n".join(tree(project).values()).decode()
+    assert [path.name for path in edited if f"# ours, in {path.name}\n" not in everything] == []
+    assert merged.moved
+
+
+def test_the_imports_of_1_x_are_rewritten_and_what_is_left_is_reported(start: Any, tmp_path: Path) -> None:
+    project = start(RELEASES["1.4.0"], **EVERYTHING)
+    own = project / "src/my_service/desk.py"
+    own.write_text(
+        "from . import etags, items, pagination as pages\n"
+        "from .database import (\n    SessionDep,  # for writing\n)\n"
+        "from my_service.errors import problem\n"
+        "from .settings import Settings\n"
+        "from .http_cache import cached\n"
+        "from . import health\n\n\n"
+        '@health.check("desk")\n'
+        "async def desk_is_open() -> None: ...\n"
+    )
+    commit(project, "a desk")
+    assert make_update(project, "--yes").returncode == 0
+    done = run("python3", "ops/imports.py", cwd=project, check=False)
+    assert done.returncode == 1
+    assert own.read_text().splitlines()[:8] == [
+        "from . import items",
+        "from .chassis.database import etags, pagination as pages",
+        "from .chassis.database import (",
+        "    SessionDep,  # for writing",
+        ")",
+        "from my_service.chassis.errors import problem",
+        "from .settings import Settings",
+        "from .http_cache import cached",
+    ]
+    assert "src/my_service/desk.py:8: chassis.cache caches functions; see docs/cache.md" in done.stderr
+    assert "src/my_service/desk.py:12: a check is part of a Feature; see docs/operations.md" in done.stderr
+    assert (project / "ops/imports.py").exists()
+
+
+def test_every_move_has_a_target(released: Any) -> None:
+    renders = [released(NEXT, **answers) for answers in (EVERYTHING, {"database": "sqlite", "auth": "api-key"})]
+    there = {name for project in renders for name in files(project)}
+    listed = [line.split()[2] for line in (ROOT / "includes/moves.txt").read_text().splitlines() if line[0].isdigit()]
+    assert [path for path in listed if path.replace("<package>", "my_service") not in there] == []
+
+
 # --- A release that moves files ----------------------------------------------
 
 
 def test_a_release_that_moves_files_keeps_edits_in_them(upstream: Path, start: Any, tmp_path: Path) -> None:
     project = start(NEXT)
-    rewrite(project / "src/my_service/health.py", "CHECK_TIMEOUT_SECONDS = 2.0", "CHECK_TIMEOUT_SECONDS = 7.0")
-    (project / "src/my_service/docs.py").unlink()
+    rewrite(project / "src/my_service/chassis/health.py", "CHECK_TIMEOUT_SECONDS = 2.0", "CHECK_TIMEOUT_SECONDS = 7.0")
+    (project / "src/my_service/chassis/docs.py").unlink()
     moving_release(upstream, project, tmp_path)
     before = tree_of_all(project)
 
@@ -942,13 +1067,13 @@ def test_a_release_that_moves_files_keeps_edits_in_them(upstream: Path, start: A
 
     told = run_update(project)
     assert told.returncode == 0, told.stdout + told.stderr
-    assert "  src/my_service/health.py -> src/my_service/inner/probes.py\n" in told.stdout
-    moved = (project / "src/my_service/inner/probes.py").read_text()
+    assert "  src/my_service/chassis/health.py -> src/my_service/chassis/inner/probes.py\n" in told.stdout
+    moved = (project / "src/my_service/chassis/inner/probes.py").read_text()
     assert "CHECK_TIMEOUT_SECONDS = 7.0" in moved
     assert moved.count("# rewritten") > 20
-    assert not (project / "src/my_service/health.py").exists()
-    assert not (project / "src/my_service/inner/docs.py").exists()
-    assert "  src/my_service/inner/docs.py\n" in told.stdout.partition("stay as they are:")[2]
+    assert not (project / "src/my_service/chassis/health.py").exists()
+    assert not (project / "src/my_service/chassis/inner/docs.py").exists()
+    assert "  src/my_service/chassis/inner/docs.py\n" in told.stdout.partition("stay as they are:")[2]
 
 
 def test_an_update_of_1_3_0_shows_what_to_run_for_a_release_that_moves_files(
@@ -967,7 +1092,7 @@ def moving_release(upstream: Path, project: Path, tmp_path: Path) -> None:
     """Point a project at a template whose next release moves two files and rewrites most of one."""
     template = tmp_path / "moving"
     fork(upstream, template)
-    package = template / "template/src/{{package_name}}"
+    package = template / "template/src/{{package_name}}/chassis"
     (package / "inner").mkdir()
     text = (package / "health.py").read_text().splitlines()
     # So much that git itself sees no rename.
@@ -980,7 +1105,7 @@ def moving_release(upstream: Path, project: Path, tmp_path: Path) -> None:
         file.write("# changed too\n")
     with (template / "includes/moves.txt").open("a") as file:
         for old, new in (("health.py", "inner/probes.py"), ("docs.py", "inner/docs.py")):
-            file.write(f"999.1.0 src/<package>/{old} src/<package>/{new}\n")
+            file.write(f"999.1.0 src/<package>/chassis/{old} src/<package>/chassis/{new}\n")
     rewrite(template / "CHANGELOG.md", "newest first.\n", "newest first.\n\n## 999.1.0\n\n- Two files move.\n")
     release(template, "Release 999.1.0")
     point_to(project, str(template))
@@ -1018,7 +1143,7 @@ def test_defaults_may_be_asked_for_though_they_are_kept_anyway(start: Any) -> No
 
 # --- Any setting of git, any shape of a repository ---------------------------
 
-EDITED = ["Makefile", "README.md", ".gitignore", "src/my_service/health.py", "src/my_service/settings.py"]
+EDITED = ["Makefile", "README.md", ".gitignore", "src/my_service/chassis/health.py", "src/my_service/settings.py"]
 
 
 def work_on(project: Path) -> None:
@@ -1184,20 +1309,20 @@ def test_conflicts_are_entries_of_the_index_in_any_shape(
     worked_on: Path, tmp_path: Path, shape: Callable[[Path, Path], Path]
 ) -> None:
     project = Path(shutil.copytree(worked_on, tmp_path / "project"))
-    rewrite(project / "tests/test_health.py", "def test_", "def test_our_")
+    rewrite(project / "tests/chassis/test_health.py", "def test_", "def test_our_")
     rewrite(project / "Makefile", "MAKEFLAGS += --no-print-directory", "MAKEFLAGS += --silent")
     commit(project, "our names")
     template = clash(tmp_path, project)
     project = shape(project, tmp_path)
     done = run_update(project)
     assert done.returncode == 1, done.stderr
-    assert "tests/test_health.py" in done.stdout
+    assert "tests/chassis/test_health.py" in done.stdout
     unmerged = run("git", "ls-files", "--unmerged", cwd=project).stdout
     assert {line.split()[2] for line in unmerged.splitlines()} == {"1", "2", "3"}
     assert template.exists()
     text = (project / "Makefile").read_text()
     assert "<<<<<<< before updating\nMAKEFLAGS += --silent\n=======\nMAKEFLAGS += --quiet\n>>>>>>>" in text
-    assert "<<<<<<< before updating\n" in (project / "tests/test_health.py").read_text()
+    assert "<<<<<<< before updating\n" in (project / "tests/chassis/test_health.py").read_text()
     run("git", "checkout", "--conflict=diff3", "--", "Makefile", cwd=project)
     assert "||||||| base" in (project / "Makefile").read_text()
     undo = done.stdout.partition("take the whole update back: ")[2].strip()
@@ -1209,7 +1334,7 @@ def clash(folder: Path, project: Path) -> Path:
     """Release a template that changes what the owner changed; point the project at it."""
     template = folder / "clash"
     run("git", "clone", "--quiet", yaml.safe_load((project / ".copier-answers.yml").read_text())["_src_path"], template)
-    rewrite(template / "template/tests/test_health.py.jinja", "def test_", "def test_their_")
+    rewrite(template / "template/tests/chassis/test_health.py.jinja", "def test_", "def test_their_")
     rewrite(template / "template/Makefile.jinja", "MAKEFLAGS += --no-print-directory", "MAKEFLAGS += --quiet")
     release(template, "clash")
     point_to(project, str(template))
