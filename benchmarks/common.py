@@ -73,7 +73,7 @@ def add_route(project: Path) -> None:
     package = project / "src/my_service"
     (package / "hello.py").write_text(ROUTE)
     app = (package / "app.py").read_text()
-    app = app.replace("from .settings", "from . import hello\nfrom .settings", 1)
+    app = app.replace("\n# Yours:\n", "\n# Yours:\nfrom . import hello\n", 1)
     app = app.replace("    # Yours:\n", "    # Yours:\n    app.include_router(hello.router)\n", 1)
     (package / "app.py").write_text(app)
 

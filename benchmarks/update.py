@@ -15,7 +15,7 @@ ANSWERS = {
     "default answers": {},
     "everything": {"database": "postgresql", "cache": "redis", "auth": "jwt", "deploy": "kubernetes", "license": "MIT"},
 }
-EDITED = ["Makefile", "README.md", ".gitignore", "src/my_service/health.py", "src/my_service/settings.py"]
+EDITED = ["Makefile", "README.md", ".gitignore", "src/my_service/chassis/health.py", "src/my_service/settings.py"]
 ROUNDS = 5
 
 

@@ -83,12 +83,11 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
-def add_to_app(project: Path, imported: str, line: str) -> None:
-    """Add an import and a line to an application where its owner would: below the two `# Yours:`."""
-    app = project / "src" / next(path.parent.name for path in project.glob("src/*/app.py")) / "app.py"
-    before, _, after = app.read_text().partition("\n# Yours:\n")
-    body, _, end = after.rpartition("    # Yours:\n")
-    app.write_text(f"{before}\n# Yours:\n{imported}\n{body}    # Yours:\n    {line}\n{end}")
+def add_to_app(project: Path, imported: str, *lines: str) -> None:
+    """Add an import and lines to the owner's app.py where owners do: below its two `# Yours:`."""
+    [app] = [*project.glob("src/*/app.py"), *project.glob("*/app.py")]
+    text = app.read_text().replace("\n# Yours:\n", f"\n# Yours:\n{imported}\n")
+    app.write_text(text.replace("    # Yours:\n", "".join(["    # Yours:\n", *(f"    {line}\n" for line in lines)])))
 
 
 def commit(project: Path, message: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import container, get, state
+from conftest import add_to_app, container, get, state
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -59,9 +59,7 @@ def source(render: Any, answers: dict[str, str], tmp_path_factory: pytest.TempPa
     """Source with a route that reads a body, to be mounted over the image's."""
     source = Path(shutil.copytree(render(**answers) / "src", tmp_path_factory.mktemp("edge") / "src"))
     (source / "nasty_service/orders.py").write_text(ORDERS)
-    app = source / "nasty_service/app.py"
-    text = app.read_text().replace("    logs,\n", "    logs,\n    orders,\n", 1)
-    app.write_text(text.replace("    # Yours:\n", "    app.include_router(orders.router)\n    # Yours:\n", 1))
+    add_to_app(source, "from . import orders", "app.include_router(orders.router)")
     return source
 
 

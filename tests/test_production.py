@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import NASTY, container, free_port, get, run, state, without_engine
+from conftest import NASTY, add_to_app, container, free_port, get, run, state, without_engine
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from playwright.sync_api import BrowserContext, Route, expect, sync_playwright
@@ -212,9 +212,7 @@ def with_orders(render: Any, answers: dict[str, str], tmp_path: Path) -> Path:
     # Not its bytecode: the image's is believed unchecked.
     source = Path(shutil.copytree(render(**answers) / "src", tmp_path / "src"))
     (source / "nasty_service/orders.py").write_text(ORDERS)
-    app = source / "nasty_service/app.py"
-    text = app.read_text().replace("    health,\n", "    health,\n    orders,\n", 1)
-    app.write_text(text.replace("    # Yours:\n", "    orders.install(app)\n    # Yours:\n", 1))
+    add_to_app(source, "from . import orders", "orders.install(app)")
     return source
 
 

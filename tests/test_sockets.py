@@ -18,7 +18,7 @@ from typing import Any
 import httpx2
 import pytest
 import standins
-from conftest import container, copy, eventually, get, run, state, without_engine
+from conftest import add_to_app, container, copy, eventually, get, run, state, without_engine
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -32,7 +32,7 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, HTTPException, Request, WebSocket
 from fastapi.sse import EventSourceResponse
 
-from ..shutdown import Stop, until
+from ..chassis import Stop, until
 
 router = APIRouter(prefix="/v1")
 
@@ -72,8 +72,8 @@ TOGETHER = """
 from fastapi import APIRouter, WebSocket
 from sqlalchemy import func, select
 
-from ..auth import Caller
-from ..database import ReadSessionDep, SessionDep
+from ..chassis.auth import Caller
+from ..chassis.database import ReadSessionDep, SessionDep
 from ..items.models import Item
 from ..rate_limit import rate_limit
 
@@ -99,10 +99,7 @@ def build(template: Path, project: Path, tag: str, routes: str, **answers: str) 
     (package / "talk").mkdir()
     (package / "talk/__init__.py").touch()
     (package / "talk/routes.py").write_text(routes)
-    app = (package / "app.py").read_text()
-    app = app.replace("    # Yours:\n", "    # Yours:\n    app.include_router(talk.router)\n")
-    app = app.replace("\nfrom . import", "\nfrom .talk import routes as talk\nfrom . import", 1)
-    (package / "app.py").write_text(app)
+    add_to_app(project, "from .talk import routes as talk", "app.include_router(talk.router)")
     run("docker", "build", f"--tag={tag}", ".", cwd=project)
 
 
