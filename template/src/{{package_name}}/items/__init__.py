@@ -1,5 +1,1 @@
-"""Items: the example of a resource."""
-
-from .routes import router
-
-__all__ = ["router"]
+"""Items: the example of a resource, to copy or to delete."""

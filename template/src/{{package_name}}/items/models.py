@@ -1,11 +1,11 @@
-"""Items as the database keeps them."""
+"""Items in the database."""
 
 from sqlalchemy import BigInteger, CheckConstraint, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..database import Base
+from ..chassis.database import Base
 
-# SQLite numbers rows by itself only in an INTEGER, which holds as much there.
+# SQLite generates ids for INTEGER columns only, which hold 64 bits there.
 Id = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -13,7 +13,7 @@ class Item(Base):
     __tablename__ = "items"
     __table_args__ = (
         CheckConstraint("quantity >= 0", name="quantity_not_negative"),
-        # Else SQLite gives the number of a deleted row to the next one.
+        # Else SQLite gives the id of a deleted row to the next one.
         {"sqlite_autoincrement": True},
     )
 

@@ -1,10 +1,9 @@
-"""Items over HTTP: the example to copy for a resource of your own."""
+"""Items over HTTP: an example to copy for your own resources."""
 
 from fastapi import APIRouter, HTTPException, Response
 
-from .. import etags, pagination
-from ..database import ReadSessionDep, SessionDep
-from ..etags import IfMatch, IfNoneMatch, Responses
+from ..chassis.database import ReadSessionDep, SessionDep, etags, pagination
+from ..chassis.database.etags import IfMatch, IfNoneMatch, Responses
 from . import models, service
 from .schemas import Item, ItemChange, ItemId, ItemPage, NewItem
 
@@ -16,12 +15,12 @@ TAKEN: Responses = {409: {**etags.PROBLEM, "description": "Another item has that
 
 @router.post("", status_code=201, responses=TAKEN)
 async def create_item(session: SessionDep, response: Response, item: NewItem) -> Item:
-    """Create an item; `Location` tells where it is."""
+    """Create an item; `Location` is its address."""
     try:
         created = await service.create(session, item.model_dump())
     except service.NameTakenError:
         raise _taken() from None
-    # Before the response: what it reports is kept.
+    # Before the response, so that it never reports an item that was not kept.
     await session.commit()
     response.headers["Location"] = f"{router.prefix}/{created.id}"
     return _body(created, response)
@@ -31,7 +30,7 @@ async def create_item(session: SessionDep, response: Response, item: NewItem) ->
 async def list_items(
     session: ReadSessionDep, limit: pagination.Limit = 50, cursor: pagination.Cursor | None = None
 ) -> ItemPage:
-    """List items in the order in which they were created, a page at a time."""
+    """List items in the order in which they were created, one page at a time."""
     rows = await service.list_after(session, pagination.decode(cursor), limit + 1)
     return ItemPage.of(rows, limit)
 
@@ -40,7 +39,7 @@ async def list_items(
 async def read_item(
     session: ReadSessionDep, response: Response, item_id: ItemId, if_none_match: IfNoneMatch = None
 ) -> Item:
-    """Read an item, or learn that you have it (304)."""
+    """Read an item; 304 if you have its newest version."""
     item = await service.read(session, item_id)
     if item is None:
         raise HTTPException(404)
@@ -56,7 +55,7 @@ async def change_item(
     change: ItemChange,
     if_match: IfMatch = None,
 ) -> Item:
-    """Change some fields of an item that nobody else has changed since you read it."""
+    """Change some fields of an item, unless somebody else changed it since you read it."""
     versions = etags.required(if_match)
     values = change.model_dump(exclude_unset=True)
     try:
@@ -73,7 +72,7 @@ async def change_item(
 
 @router.delete("/{item_id}", status_code=204, responses={**NOT_FOUND, **etags.CHANGED})
 async def delete_item(session: SessionDep, item_id: ItemId, if_match: IfMatch = None) -> None:
-    """Delete an item; with `If-Match` only in the version you know."""
+    """Delete an item; with `If-Match` only if it is in the version you know."""
     try:
         found = await service.remove(session, item_id, etags.versions(if_match))
     except service.ChangedError:

@@ -1,13 +1,13 @@
-"""Items as clients see them."""
+"""Items in requests and responses."""
 
 from typing import Annotated
 
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..pagination import Page
+from ..chassis.database.pagination import Page
 
-# What a column of the database holds: 32 and 64 bits, and text without NUL.
+# What the columns can hold: 32 and 64 bits, and text without NUL.
 Quantity = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ItemId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -27,7 +27,7 @@ class ItemChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    # Factories: a default in the schema would say what an omitted field becomes.
+    # Factories keep defaults out of the schema, where they would seem to be set.
     name: Name = Field(default_factory=str)
     description: Description | None = Field(default_factory=lambda: None)
     quantity: Quantity = Field(default_factory=int)
@@ -46,4 +46,4 @@ class Item(BaseModel):
 
 
 class ItemPage(Page[Item]):
-    """`next_cursor` gets the next page; null on the last one."""
+    """Pass `next_cursor` as `cursor` to get the next page; it is null on the last one."""

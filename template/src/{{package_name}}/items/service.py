@@ -1,19 +1,21 @@
-"""What can be done with items, without a word of HTTP.
+"""What can be done with items, without HTTP.
 
-Nothing here commits: who owns the session does, so that several calls fit into one transaction.
+Nothing here commits: the route does, or whoever opened the session. So one transaction can
+consist of several calls.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Row, bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ..database import is_taken
+from ..chassis.database import is_taken
 from .models import Item
 
-# Built once, and of rows: objects that the session tracks would cost a fifth of the request.
+# Built once, and it returns rows: objects that the session tracks take a fifth of the request.
 PAGE = (
     select(Item.__table__)
     .where(Item.id > bindparam("after"))
@@ -30,16 +32,22 @@ class ChangedError(Exception):
     """The item is no longer in a version that the caller knows."""
 
 
-async def create(session: AsyncSession, values: dict[str, Any]) -> Item:
-    """Add a new item; raise `NameTakenError`."""
-    item = Item(**values)
-    session.add(item)
+@contextmanager
+def _unique_name() -> Iterator[None]:
     try:
-        await session.flush()
+        yield
     except IntegrityError as error:
         if is_taken(error):
             raise NameTakenError from error
         raise
+
+
+async def create(session: AsyncSession, values: dict[str, Any]) -> Item:
+    """Add a new item; raise `NameTakenError`."""
+    item = Item(**values)
+    session.add(item)
+    with _unique_name():
+        await session.flush()
     return item
 
 
@@ -48,7 +56,7 @@ async def read(session: AsyncSession, item_id: int) -> Item | None:
 
 
 async def list_after(session: AsyncSession, item_id: int, limit: int) -> Sequence[Row[Any]]:
-    """Return up to `limit` items in the order of their ids, from the one after `item_id` on."""
+    """Return up to `limit` items in the order of their ids, starting after `item_id`."""
     return (await session.execute(PAGE, {"after": item_id, "limit": limit})).all()
 
 
@@ -57,24 +65,23 @@ async def change(
 ) -> Item | None:
     """Change an item that is in one of `versions` (None: any), in one statement.
 
-    Return None where there is no such item; raise `ChangedError` or `NameTakenError`.
+    Return None if there is no such item; raise `ChangedError` or `NameTakenError`.
     """
     statement = update(Item).where(Item.id == item_id).returning(Item)
     if versions is not None:
         statement = statement.where(Item.version.in_(versions))
-    try:
+    with _unique_name():
         item = await session.scalar(statement.values(**values, version=Item.version + 1))
-    except IntegrityError as error:
-        if is_taken(error):
-            raise NameTakenError from error
-        raise
     if item is None and await read(session, item_id):
         raise ChangedError
     return item
 
 
 async def remove(session: AsyncSession, item_id: int, versions: Collection[int] | None) -> bool:
-    """Delete an item that is in one of `versions` (None: any); raise `ChangedError`."""
+    """Delete an item that is in one of `versions` (None: any).
+
+    Return whether there was one; raise `ChangedError`.
+    """
     statement = delete(Item).where(Item.id == item_id).returning(Item.id)
     if versions is not None:
         statement = statement.where(Item.version.in_(versions))

@@ -1,4 +1,4 @@
-"""A real SQLite file for the tests."""
+"""SQLite files for the tests."""
 
 import sqlite3
 import tempfile
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-NOBODY = "sqlite:////nowhere/test.db"
+UNREACHABLE = "sqlite:////nowhere/test.db"
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def empty_database() -> Iterator[str]:
 
 
 def execute(url: str, statement: str) -> Any:
-    """Run a statement past the service; return the first value where there is one."""
+    """Run a statement without the service; return the first value, if there is one."""
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
         row = connection.execute(statement).fetchone()
         return row[0] if row else None
@@ -24,7 +24,7 @@ def execute(url: str, statement: str) -> Any:
 
 @contextmanager
 def locked(url: str) -> Iterator[None]:
-    """Hold what a writer has to wait for."""
+    """Hold the lock that writers wait for."""
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from fastapi import Header, HTTPException
 
-from . import errors
+from .. import errors
 
-# A few hundred tags, which is more than a client has versions, and a short statement.
+# A header of this length has a few hundred tags: more than a client has versions.
 LONGEST = 1000
-# A tag that can be one of ours.
+# A tag that `etag` can have made.
 TAG = re.compile(r'(W/)?"([1-9][0-9]{0,8})"')
 
 IfMatch = Annotated[
@@ -27,14 +27,14 @@ NO_IF_MATCH: Responses = {428: {**PROBLEM, "description": "If-Match is missing"}
 
 
 def etag(version: int) -> str:
-    """Return the ETag of a version, which counts from 1."""
+    """Return the ETag of a version; versions count from 1."""
     return f'"{version}"'
 
 
 def versions(tags: str | None, *, weak: bool = False) -> set[int] | None:
-    """Return the versions that an If-Match or If-None-Match names; None for any: `*`, or no header.
+    """Return the versions that an If-Match or If-None-Match lists; None for any.
 
-    Weak tags count only for `weak` comparison.
+    `*` and a missing header mean any. Weak tags count only in `weak` comparison.
     """
     if tags is None or tags.strip() == "*":
         return None
@@ -42,7 +42,7 @@ def versions(tags: str | None, *, weak: bool = False) -> set[int] | None:
 
 
 def required(if_match: str | None) -> set[int] | None:
-    """Return the versions that an If-Match names as `versions` does; raise 428 without one."""
+    """Return the versions that an If-Match lists, as `versions` does; raise 428 if it is missing."""
     if if_match is None:
         raise HTTPException(428, "If-Match is missing: send the ETag of the version you know")
     return versions(if_match)

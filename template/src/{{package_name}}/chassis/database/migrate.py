@@ -4,40 +4,48 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from .database import is_away, reason
-from .settings import Settings
+from ..main import Command
+from ..settings import EnvironmentSettings
+from .driver import Driver
+from .faults import reason
 
 # Beside `src`, in the project as in the image.
-MIGRATIONS = Path(__file__).parents[2] / "migrations"
+MIGRATIONS = Path(__file__).parents[4] / "migrations"
 
 
-def command(settings: Settings) -> None:
-    """Migrate, as often as you like and from several places at once; exit status 1 if it can't."""
-    # A migration that was stopped is not done: no exit status 0 for it. A thread waits for the
-    # signal, since Python's own handler may miss it while the event loop waits for a lock.
+def command(driver: Driver) -> Command[EnvironmentSettings]:
+    """Return the command. It may run repeatedly, and in several places at once."""
+    return Command("migrate", "bring the database to the newest migration", partial(run, driver))
+
+
+def run(driver: Driver, settings: EnvironmentSettings) -> None:
+    """Migrate; end the process with one line and exit status 1 if the database is down."""
+    # A thread waits for the signal, since Python's own handler may miss it while the event loop
+    # waits for a lock. A migration that was stopped did not succeed: no exit status 0.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     Thread(target=lambda: os._exit(128 + signal.sigwait({signal.SIGTERM})), daemon=True).start()
-    # Alembic tells of its own plugins as soon as it is imported.
+    # Alembic logs the names of its plugins when it is imported.
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     from alembic import command, config, script, util
 
-    configuration = config.Config()
+    # `migrations/env.py` connects with these settings.
+    configuration = config.Config(attributes={"settings": settings})
     configuration.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     try:
         command.upgrade(configuration, "head")
     except util.CommandError as error:
         sys.exit(f"The database can't be migrated: {error}")
     except DBAPIError as error:
-        if not is_away(error):
+        if not driver.is_down(error):
             raise
-        hint = "; 'make up' starts and migrates one of its own"
-        told = f"The database of DATABASE_URL does not answer: {reason(error)}"
-        sys.exit(told + (hint if settings.app_env == "development" else ""))
+        hint = "; 'make up' starts and migrates one" if settings.app_env == "development" else ""
+        sys.exit(f"The database of DATABASE_URL does not respond: {reason(error)}{hint}")
     revision = script.ScriptDirectory.from_config(configuration).get_current_head()
     structlog.get_logger().info("database is migrated", revision=revision)

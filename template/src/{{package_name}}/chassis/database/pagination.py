@@ -1,4 +1,4 @@
-"""Pages of a list, each with a cursor that gets the next one."""
+"""Lists in pages, each with a cursor for the next one."""
 
 import base64
 from collections.abc import Sequence
@@ -10,25 +10,25 @@ from pydantic import BaseModel
 T = TypeVar("T")
 
 Limit = Annotated[int, Query(ge=1, le=100)]
-# Any such text is a cursor: eight bytes in base64url.
+# Eight bytes in base64url; any such text is a cursor.
 Cursor = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{11}$")]
 
 
 class Page(BaseModel, Generic[T]):
-    """`next_cursor` gets the next page; null on the last one."""
+    """Pass `next_cursor` as `cursor` to get the next page; it is null on the last one."""
 
     items: list[T]
     next_cursor: str | None
 
     @classmethod
     def of(cls, rows: Sequence[Any], limit: int) -> Self:
-        """Make a page of the first `limit` of `rows`, of which the database was asked for one more.
+        """Make a page of the first `limit` of `rows`; one more row means that there is a next page.
 
-        Each row has an `id`, by which they are in order.
+        Each row has an `id`, and they are in its order.
         """
         items = rows[:limit]
         next_cursor = encode(items[-1].id) if len(rows) > limit else None
-        # All at once, in pydantic's own code.
+        # One call validates all rows in pydantic's compiled code.
         return cls.model_validate({"items": items, "next_cursor": next_cursor})
 
 

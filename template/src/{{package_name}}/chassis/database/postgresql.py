@@ -1,28 +1,29 @@
-"""PostgreSQL: how to connect, how long to wait, and how to tell that it is away."""
+"""PostgreSQL: how to connect, how long to wait, and when it counts as down."""
 
 import re
 from typing import Annotated
 
 import asyncpg
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from sqlalchemy import Connection, event, exc
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
-# Connections of a process; the server has 100 for all of them unless it was told otherwise.
+from ..settings import PACKAGE
+from . import sessions
+from .driver import DatabaseSettings, Driver
+
+# Connections of one process. A server has 100 for all processes by default.
 POOL_SIZE = 10
 POOL_WAIT_SECONDS = 2
 CONNECT_SECONDS = 3
 COMMAND_SECONDS = 10
-# SQLSTATE classes and codes (PostgreSQL, appendix A): connection, transaction rolled back for
-# another's sake, resources, operator; standing by.
-AWAY = ("08", "40", "53", "57", "25006")
-UNDEFINED_TABLE = "42P01"
-UNIQUE_VIOLATION = "23505"
-REFERENCE_VIOLATIONS = ("23001", "23503")
-# Of all that migrate this database at once, one holds it.
+# SQLSTATE classes and codes (PostgreSQL, appendix A): connection, transaction rolled back in
+# favour of another, resources, operator; standby.
+DOWN = ("08", "40", "53", "57", "25006")
+# Held by the one process that migrates the database; others wait for it.
 MIGRATION_LOCK = 5_738_204_196
 
 _HOST = r"(\[[0-9a-fA-F:.]+\]|[^\s/?#@:,\[\]]*)(:[0-9]{1,5})?"
@@ -44,13 +45,16 @@ def _for_asyncpg(value: SecretStr) -> SecretStr:
     return SecretStr(f"postgresql{address}")
 
 
-DatabaseUrl = Annotated[SecretStr, AfterValidator(_for_asyncpg)]
+class Settings(DatabaseSettings):
+    database_url: Annotated[SecretStr, AfterValidator(_for_asyncpg)] = Field(
+        default=f"postgresql://postgres@localhost:5432/{PACKAGE}", validate_default=True
+    )
 
 
 def create_engine(url: str, *, migrating: bool = False) -> AsyncEngine:
-    """Make an engine for `url`, which asyncpg reads: its `sslmode` and other parameters hold.
+    """Create an engine for `url`. asyncpg reads it, with `sslmode` and other parameters.
 
-    `migrating`: without a pool and a limit of time, and only one at once.
+    For `migrating` it has no pool and no time limit, and waits for other migrations.
     """
     limit = None if migrating else COMMAND_SECONDS
 
@@ -79,53 +83,40 @@ def create_engine(url: str, *, migrating: bool = False) -> AsyncEngine:
 
 
 def reading(engine: AsyncEngine) -> AsyncEngine:
-    """Return the engine for statements by themselves, over the same pool."""
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def is_away(error: exc.DBAPIError) -> bool:
-    """Tell whether the server is at fault, so that the same request may do later."""
+def is_down(error: exc.DBAPIError) -> bool:
     if isinstance(getattr(error.orig, "__cause__", None), asyncpg.InvalidCachedStatementError):
-        # A migration changed a table under a prepared statement; SQLAlchemy prepares it anew.
+        # A migration changed a table under a prepared statement; SQLAlchemy prepares it again.
         return True
-    return error.connection_invalidated or _state(error).startswith(AWAY)
-
-
-def is_missing(error: exc.DBAPIError) -> bool:
-    """Check for a table that does not exist."""
-    return _state(error) == UNDEFINED_TABLE
-
-
-def is_taken(error: exc.DBAPIError) -> bool:
-    """Tell whether another row has what is to be unique."""
-    return _state(error) == UNIQUE_VIOLATION
-
-
-def is_reference(error: exc.DBAPIError) -> bool:
-    """Check for a foreign key that refers to no row, or would after this statement."""
-    return _state(error) in REFERENCE_VIOLATIONS
-
-
-def _state(error: exc.DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or state.startswith(DOWN)
 
 
 def _replace_closed(
     connection: DBAPIConnection, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection
 ) -> None:
-    # A server that stops says good-bye. To look costs nothing, pool_pre_ping three round trips.
+    # A server that stops closes its connections. This check costs nothing, `pool_pre_ping` three
+    # round trips.
     driver: asyncpg.Connection = entry.driver_connection
     if driver.is_closed():
         raise exc.DisconnectionError
 
 
 def _name_the_timeout(context: ExceptionContext) -> None:
-    # Not a DBAPI error, so SQLAlchemy would keep the connection, whose answer may still come.
+    # Not a DBAPI error, so SQLAlchemy would keep the connection, on which the result may still come.
     if isinstance(context.original_exception, OSError):
         context.is_disconnect = True
         context.invalidate_pool_on_disconnect = False
-        raise exc.TimeoutError(f"no answer within {COMMAND_SECONDS} s")
+        raise exc.TimeoutError(f"no response within {COMMAND_SECONDS} s")
 
 
 def _wait_for_the_lock(connection: Connection) -> None:
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+
+
+driver = Driver(
+    settings=Settings, create_engine=create_engine, reading=reading, is_down=is_down
+)
+feature = sessions.feature(driver)
