@@ -116,7 +116,5 @@ def _wait_for_the_lock(connection: Connection) -> None:
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
 
 
-driver = Driver(
-    settings=Settings, create_engine=create_engine, reading=reading, is_down=is_down
-)
+driver = Driver(settings=Settings, create_engine=create_engine, reading=reading, is_down=is_down)
 feature = sessions.feature(driver)

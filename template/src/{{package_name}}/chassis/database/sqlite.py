@@ -108,7 +108,5 @@ def _begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-driver = Driver(
-    settings=Settings, create_engine=create_engine, reading=reading, is_down=is_down
-)
+driver = Driver(settings=Settings, create_engine=create_engine, reading=reading, is_down=is_down)
 feature = sessions.feature(driver)
