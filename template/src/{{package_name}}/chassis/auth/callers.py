@@ -1,90 +1,64 @@
-"""Who calls, and a middleware that leaves the body of an unknown caller unread."""
+"""Who calls: found out once per request, the same way whatever proves it."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import structlog
+from fastapi import Depends, HTTPException
+from fastapi.openapi.models import HTTPBase
 from fastapi.requests import HTTPConnection
+from fastapi.security.base import SecurityBase
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..service import state_of
 
 
 class Identity(BaseModel):
-    """Who calls: `id` is the name of the key or the token's subject, `scopes` what it grants."""
+    """Who calls: `id` is the API key's name or the token's subject, `scopes` is what it grants."""
 
     id: str
     scopes: list[str]
 
 
-def known(connection: HTTPConnection) -> Identity | None:
-    """Return who calls, if this connection was authenticated before."""
-    identity: Identity | None = getattr(connection.state, "identity", None)
-    return identity
+@dataclass(frozen=True)
+class Authenticator:
+    """How the service learns who calls: the state of the feature.
 
-
-def remember(connection: HTTPConnection, identity: Identity) -> Identity:
-    """Keep who calls for the rest of the request, its log line included."""
-    connection.state.identity = identity
-    connection.state.caller = identity.id
-    structlog.contextvars.bind_contextvars(caller=identity.id)
-    return identity
-
-
-class AuthenticateFirst:
-    """ASGI middleware that authenticates a request before its body is read.
-
-    FastAPI reads the body before it calls any dependency. So, on a route that depends on
-    `identify`, the first read of the body calls `authenticate`; what that raises is the response,
-    and the connection closes instead of receiving the rest.
+    `authenticate` raises HTTPException, usually a 401. `forbidden` makes the 403 for a caller
+    without the given scopes. `check` raises NotReadyError while nobody can be authenticated.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        identify: Callable[..., Awaitable[Identity]],
-        authenticate: Callable[[HTTPConnection], Awaitable[Identity]],
-    ) -> None:
-        self.app = app
-        self.identify = identify
-        self.authenticate = authenticate
+    authenticate: Callable[[HTTPConnection], Awaitable[Identity]]
+    forbidden: Callable[[str], HTTPException]
+    check: Callable[[], Awaitable[None]]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        settled = False
 
-        async def receive_authenticated() -> Message:
-            nonlocal settled
-            if not settled:
-                await self._authenticate(scope)
-                settled = True
-            return await receive()
+class Scheme(SecurityBase):
+    """Marks operations as protected in the OpenAPI document, until the feature is known."""
 
-        await self.app(scope, receive_authenticated, send)
+    scheme_name = "caller"
+    model = HTTPBase(scheme="caller")
 
-    async def _authenticate(self, scope: Scope) -> None:
-        connection = HTTPConnection(scope)
-        if known(connection) is None and self._is_needed(scope):
-            try:
-                await self.authenticate(connection)
-            except HTTPException as refusal:
-                refusal.headers = {**(refusal.headers or {}), "Connection": "close"}
-                raise
+    async def __call__(self) -> None: ...
 
-    def _is_needed(self, scope: Scope) -> bool:
-        # A test that replaces a dependency decides for itself who calls.
-        if scope["app"].dependency_overrides:
-            return False
-        route = scope.get("route")
-        # What `include_router(dependencies=...)` adds to a route, FastAPI keeps beside it.
-        included = scope.get("fastapi", {}).get("effective_route_context")
-        if getattr(included, "original_route", None) is route:
-            route = included
-        return self._depends(getattr(route, "dependant", None))
 
-    def _depends(self, dependant: Any) -> bool:
-        return dependant is not None and (
-            dependant.call is self.identify or any(map(self._depends, dependant.dependencies))
-        )
+SCHEME = Scheme()
+
+
+async def authenticate(connection: HTTPConnection) -> Identity:
+    """Return who calls; the request's log line and rate limits know it from then on."""
+    identity: Identity | None = getattr(connection.state, "identity", None)
+    if identity is None:
+        identity = await state_of(connection, Authenticator).authenticate(connection)
+        connection.state.identity = identity
+        connection.state.caller = identity.id
+        structlog.contextvars.bind_contextvars(caller=identity.id)
+    return identity
+
+
+async def identify(
+    connection: HTTPConnection, scheme: Annotated[None, Depends(SCHEME)]
+) -> Identity:
+    """Authenticate; `scheme` puts it into the OpenAPI document."""
+    return await authenticate(connection)

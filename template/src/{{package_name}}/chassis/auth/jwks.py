@@ -1,4 +1,4 @@
-"""The public keys of the issuer of tokens: its JSON Web Key Set (RFC 7517)."""
+"""The issuer's public keys, from its JSON Web Key Set (RFC 7517)."""
 
 import asyncio
 import ssl
@@ -12,13 +12,15 @@ import orjson
 import structlog
 from fastapi import HTTPException
 
+from ..settings import PACKAGE
+
 logger = structlog.get_logger()
 
-# Each for one kind of key, and none for a shared secret: what the issuer publishes signs nothing.
+# One for each kind of key. None is for a shared secret: a published key must not sign tokens.
 ALGORITHMS = {("RSA", None): "RS256", ("EC", "P-256"): "ES256"}
 
-# How old the keys may get, how soon they are fetched again if a token names an unknown one or if
-# the issuer failed, and how long and how large its whole response may be.
+# How old the keys may get; how soon they are fetched again if a token names an unknown key, or if
+# a fetch failed; how long the whole fetch may take, and how large the response may be.
 LIFETIME_SECONDS = 300
 REFRESH_SECONDS = 30
 RETRY_SECONDS = 5
@@ -27,7 +29,7 @@ LARGEST_KEY_SET = 262_144
 
 
 class IssuerKeys:
-    """The issuer's public keys (RFC 7517); they stay in use while it is down."""
+    """The keys at a URL; they stay in use while the issuer is down."""
 
     def __init__(self, url: str, client: httpx2.AsyncClient) -> None:
         self.url = url
@@ -42,11 +44,11 @@ class IssuerKeys:
     async def of(cls, url: str) -> AsyncIterator["IssuerKeys"]:
         """Keep the keys at `url` fresh for as long as the context is open."""
         async with httpx2.AsyncClient(
-            # Some issuers refuse a client's own name.
-            headers={"User-Agent": str(__package__), "Accept-Encoding": "identity"},
-            # Made once, since it reads all certificates; SSL_CERT_FILE names others.
+            # Some issuers refuse the HTTP library's name.
+            headers={"User-Agent": PACKAGE, "Accept-Encoding": "identity"},
+            # Made once, since it reads all certificates; SSL_CERT_FILE replaces them.
             verify=ssl.create_default_context(),
-            # By the next fetch, the issuer or something between has closed an idle connection.
+            # An idle connection would be closed before the next fetch.
             limits=httpx2.Limits(max_keepalive_connections=0),
         ) as client:
             keys = cls(url, client)
@@ -62,30 +64,30 @@ class IssuerKeys:
             await asyncio.sleep(RETRY_SECONDS if self.failing else LIFETIME_SECONDS)
 
     async def fetched(self) -> bool:
-        """Return whether there ever was a key set; fetch it if not."""
+        """Return whether a key set was ever fetched; fetch it if not."""
         if self.known is None:
             await self.refresh()
         return self.known is not None
 
     async def all(self) -> dict[tuple[str | None, str], jwt.PyJWK]:
-        """Return the keys by id and algorithm; raise a 503 if there never was a key set."""
+        """Return the keys by id and algorithm; raise a 503 if none was ever fetched."""
         if not await self.fetched() or self.known is None:
             retry = {"Retry-After": str(RETRY_SECONDS)}
             raise HTTPException(503, "The token can't be verified now", retry)
         return self.known
 
     async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
-        """Return the key that a token names; a new one of the issuer's is fetched."""
+        """Return the key that a token names; fetch the keys if it is unknown."""
         if (kid, algorithm) not in await self.all():
             await self.refresh()
         return (await self.all()).get((kid, algorithm))
 
     async def refresh(self) -> None:
-        """Fetch the keys, unless that was just done; who asks meanwhile waits for the same one."""
+        """Fetch the keys, unless they just were; concurrent callers wait for the same fetch."""
         if self.flight is None and time.monotonic() >= self.next_fetch:
             self.flight = asyncio.create_task(self._fetch())
         if self.flight is not None:
-            # One who waits no longer must not end it for the others.
+            # A cancelled caller must not cancel the fetch of the others.
             await asyncio.shield(self.flight)
 
     async def _fetch(self) -> None:
@@ -99,9 +101,9 @@ class IssuerKeys:
         self.flight = None
 
     async def _download(self) -> bytes:
-        """Return what is at the URL, within FETCH_SECONDS and LARGEST_KEY_SET.
+        """Return the response of the URL, within FETCH_SECONDS and LARGEST_KEY_SET.
 
-        A redirect is a failure: the keys come from the address that was configured.
+        A redirect is a failure: keys come only from the configured address.
         """
         content = b""
         async with (
@@ -118,13 +120,13 @@ class IssuerKeys:
 
 
 def usable(key_set: bytes) -> dict[tuple[str | None, str], jwt.PyJWK]:
-    """Pick the keys that verify tokens here, by id and algorithm; others are no fault."""
+    """Return the keys that can verify tokens, by id and algorithm; skip others."""
     found = {}
     for key in orjson.loads(key_set)["keys"]:
         with suppress(KeyError, TypeError, jwt.PyJWTError):
             algorithm = ALGORITHMS[key["kty"], key.get("crv")]
             signs = key.get("use", "sig") == "sig" and key.get("alg", algorithm) == algorithm
-            # A private key that is published is anybody's.
+            # Anybody can sign with a published private key.
             if signs and "d" not in key:
                 found[key.get("kid"), algorithm] = jwt.PyJWK(key, algorithm)
     return found

@@ -1,30 +1,40 @@
-"""Who may call: bearers of a JWT (RFC 6750, RFC 7519) of the issuer that the settings name."""
+"""JWTs (RFC 6750, RFC 7519) of one issuer as proof of who calls."""
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import jwt
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi import HTTPException
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer
-from pydantic import AfterValidator, BeforeValidator, ValidationInfo, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from . import health
-from .identity import Identity as Identity
-from .identity import known, remember
+from ..feature import NotReadyError
+from ..service import Service, settings_of
+from ..settings import PACKAGE, EnvironmentSettings
+from .callers import Authenticator, Identity
+from .feature import authentication
 from .jwks import ALGORITHMS, IssuerKeys
 
 logger = structlog.get_logger()
 
 LEEWAY_SECONDS = 30
 LONGEST_TOKEN = 16_384
+# The name of `ops/issuer.py`, which anyone with a clone can run.
+DEVELOPMENT_ISSUER = "urn:development-issuer"
+EXAMPLES = {
+    "jwt_issuer": "https://login.example.com/",
+    "jwt_audience": "https://api.example.com",
+    "jwt_jwks_url": "https://login.example.com/.well-known/jwks.json",
+}
 NOT_SET = "JWT_ISSUER, JWT_AUDIENCE and JWT_JWKS_URL are not set"
 
-CHALLENGE = f'Bearer realm="{__package__}"'
+CHALLENGE = f'Bearer realm="{PACKAGE}"'
 REASONS: dict[type[Exception], str] = {
     jwt.ExpiredSignatureError: "The token has expired",
     jwt.ImmatureSignatureError: "The token is not valid yet",
@@ -36,140 +46,111 @@ REASONS: dict[type[Exception], str] = {
 bearer = HTTPBearer(bearerFormat="JWT", auto_error=False)
 
 
-def jwt_setting(example: str) -> BeforeValidator:
-    """Make the rule of a setting that is missing where others of the three are set."""
+class Settings(EnvironmentSettings):
+    """The issuer whose tokens are accepted: all three are set, or none."""
 
-    def check(value: object) -> object:
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_jwks_url: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _are_set_together(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {**dict.fromkeys(EXAMPLES), **given} if given.keys() & EXAMPLES.keys() else given
+
+    @field_validator(*EXAMPLES, mode="before")
+    @classmethod
+    def _is_set(cls, value: object, field: ValidationInfo) -> object:
         if value is None:
             raise PydanticCustomError(
                 "jwt",
                 "JWT_ISSUER, JWT_AUDIENCE and JWT_JWKS_URL are set together; it is such as {example}",
-                {"example": example},
+                {"example": EXAMPLES[str(field.field_name)]},
             )
         return value
 
-    return BeforeValidator(check)
+    @field_validator("jwt_issuer")
+    @classmethod
+    def _is_for_production(cls, issuer: str, others: ValidationInfo) -> str:
+        if issuer == DEVELOPMENT_ISSUER and others.data.get("app_env") == "production":
+            raise PydanticCustomError(
+                "jwt_issuer",
+                "The development issuer is not for production; yours is such as {example}",
+                {"example": EXAMPLES["jwt_issuer"]},
+            )
+        return issuer
+
+    @field_validator("jwt_jwks_url")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        if url and not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-f:]+\])(:\d+)?(/\S*)?", url):
+            raise PydanticCustomError(
+                "jwks_url",
+                "Starts with https:// or http://, such as {example}",
+                {"example": EXAMPLES["jwt_jwks_url"]},
+            )
+        return url
 
 
-@model_validator(mode="before")
-def jwt_settings_together(given: dict[str, Any]) -> dict[str, Any]:
-    names = ("jwt_issuer", "jwt_audience", "jwt_jwks_url")
-    return {**dict.fromkeys(names), **given} if given.keys() & set(names) else given
+@dataclass
+class Tokens:
+    """What tokens are verified with; without keys, none is valid."""
 
+    settings: Settings
+    keys: IssuerKeys | None
 
-# What `ops/issuer.py` calls itself: anyone with a clone can run it.
-DEVELOPMENT_ISSUER = "urn:development-issuer"
-ISSUER_EXAMPLE = "https://login.example.com/"
+    async def authenticate(self, connection: HTTPConnection) -> Identity:
+        """Return whose token a connection brings; raise a 401 if it is not valid."""
+        credentials = await bearer(connection)
+        if credentials is None:
+            raise HTTPException(401, "A bearer token is needed", {"WWW-Authenticate": CHALLENGE})
+        try:
+            claims = await self.verify(credentials.credentials)
+        except jwt.PyJWTError as error:
+            # Not the library's words: they may quote the token.
+            reason = REASONS.get(type(error), "The token is not valid")
+            fault = f'{CHALLENGE}, error="invalid_token", error_description="{reason}"'
+            raise HTTPException(401, reason, {"WWW-Authenticate": fault}) from error
+        return Identity(id=claims["sub"], scopes=granted(claims))
 
-
-def check_issuer(issuer: str, others: ValidationInfo) -> str:
-    if issuer == DEVELOPMENT_ISSUER and others.data.get("app_env") == "production":
-        raise PydanticCustomError(
-            "jwt_issuer",
-            "The development issuer is not for production; yours is such as {example}",
-            {"example": ISSUER_EXAMPLE},
+    async def verify(self, token: str) -> dict[str, Any]:
+        """Return the claims of a valid token (RFC 8725); raise PyJWTError for any other."""
+        if self.keys is None or len(token) > LONGEST_TOKEN:
+            raise jwt.InvalidTokenError
+        header = jwt.get_unverified_header(token)
+        algorithm = header.get("alg", "")
+        if algorithm not in ALGORITHMS.values():
+            raise jwt.InvalidAlgorithmError
+        key = await self.keys.find(header.get("kid"), algorithm)
+        if key is None:
+            raise jwt.InvalidKeyError
+        claims = jwt.decode(
+            token,
+            key,
+            [algorithm],
+            issuer=self.settings.jwt_issuer,
+            audience=self.settings.jwt_audience,
+            leeway=LEEWAY_SECONDS,
+            options={"require": ["exp", "sub"], "enforce_minimum_key_length": True},
         )
-    return issuer
+        # It goes to logs and rate limits.
+        if not claims["sub"] or not claims["sub"].isprintable():
+            raise jwt.InvalidTokenError
+        return claims
 
+    async def check(self) -> None:
+        """Ready once the keys were fetched, even if the issuer is down afterwards.
 
-JwtIssuer = Annotated[str, AfterValidator(check_issuer), jwt_setting(ISSUER_EXAMPLE)]
-
-
-def check_url(url: str) -> str:
-    if url and not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-f:]+\])(:\d+)?(/\S*)?", url):
-        raise PydanticCustomError(
-            "jwks_url",
-            "Starts with https:// or http://, such as {example}",
-            {"example": JWKS_EXAMPLE},
-        )
-    return url
-
-
-JWKS_EXAMPLE = "https://login.example.com/.well-known/jwks.json"
-JwksUrl = Annotated[str, AfterValidator(check_url), jwt_setting(JWKS_EXAMPLE)]
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    url = app.state.settings.jwt_jwks_url
-    app.state.issuer_keys = None
-    if not url:
-        logger.warning(f"{NOT_SET}: every token is refused")
-        yield
-        return
-    async with IssuerKeys.of(url) as app.state.issuer_keys:
-        yield
-
-
-router = APIRouter(prefix="/v1/me", tags=["auth"], lifespan=lifespan)
-
-
-@health.check("auth")
-async def issuer_is_known(request: Request) -> None:
-    """Ready once the issuer's keys were fetched: then it may be down.
-
-    In production, not ready either if no token could ever be valid.
-    """
-    keys: IssuerKeys | None = request.app.state.issuer_keys
-    production = request.app.state.settings.app_env == "production"
-    if keys is None:
-        if production:
-            raise health.NotReadyError(NOT_SET)
-    elif not await keys.fetched():
-        raise health.NotReadyError("the issuer's keys can't be fetched")
-    elif not keys.known and production:
-        raise health.NotReadyError("the issuer's key set has no key for RS256 or ES256")
-
-
-async def verify(token: str, settings: Any, keys: IssuerKeys | None) -> dict[str, Any]:
-    """Return the claims of a token that holds here and now (RFC 8725), else raise PyJWTError."""
-    if keys is None or len(token) > LONGEST_TOKEN:
-        raise jwt.InvalidTokenError
-    header = jwt.get_unverified_header(token)
-    algorithm = header.get("alg", "")
-    if algorithm not in ALGORITHMS.values():
-        raise jwt.InvalidAlgorithmError
-    key = await keys.find(header.get("kid"), algorithm)
-    if key is None:
-        raise jwt.InvalidKeyError
-    claims = jwt.decode(
-        token,
-        key,
-        [algorithm],
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        leeway=LEEWAY_SECONDS,
-        options={"require": ["exp", "sub"], "enforce_minimum_key_length": True},
-    )
-    # It goes to logs, and to whatever counts callers.
-    if not claims["sub"] or not claims["sub"].isprintable():
-        raise jwt.InvalidTokenError
-    return claims
-
-
-async def authenticate(connection: HTTPConnection) -> Identity:
-    """Return whose token a connection brings; raise a 401 if it is not valid."""
-    if identity := known(connection):
-        return identity
-    credentials = await bearer(connection)
-    if credentials is None:
-        raise HTTPException(401, "A bearer token is needed", {"WWW-Authenticate": CHALLENGE})
-    state = connection.app.state
-    try:
-        claims = await verify(credentials.credentials, state.settings, state.issuer_keys)
-    except jwt.PyJWTError as error:
-        # In words of ours: the token's own have no place in a header.
-        reason = REASONS.get(type(error), "The token is not valid")
-        fault = f'{CHALLENGE}, error="invalid_token", error_description="{reason}"'
-        raise HTTPException(401, reason, {"WWW-Authenticate": fault}) from error
-    return remember(connection, Identity(id=claims["sub"], scopes=granted(claims)))
-
-
-async def identify(
-    connection: HTTPConnection, scheme: Annotated[object, Depends(bearer)]
-) -> Identity:
-    """Authenticate; `scheme` puts into /docs how that is done."""
-    return await authenticate(connection)
+        In production, not ready either if no token can be valid.
+        """
+        production = self.settings.app_env == "production"
+        if self.keys is None:
+            if production:
+                raise NotReadyError(NOT_SET)
+        elif not await self.keys.fetched():
+            raise NotReadyError("the issuer's keys can't be fetched")
+        elif not self.keys.known and production:
+            raise NotReadyError("the issuer's key set has no key for RS256 or ES256")
 
 
 def granted(claims: dict[str, Any]) -> list[str]:
@@ -182,25 +163,20 @@ def granted(claims: dict[str, Any]) -> list[str]:
     return sorted(scopes)
 
 
-# In `dependencies=[...]` of a route or a router: only bearers of a valid token.
-required = Depends(identify)
-# In a route's signature, `caller: Caller`: the same, and who it is.
-Caller = Annotated[Identity, required]
+def forbidden(scopes: str) -> HTTPException:
+    fault = f'{CHALLENGE}, error="insufficient_scope", scope="{scopes}"'
+    return HTTPException(403, f"The token needs: {scopes}", {"WWW-Authenticate": fault})
 
 
-def scopes(*needed: str) -> Any:
-    """Where `required` goes: only bearers of a valid token that grants all of `needed`."""
+@asynccontextmanager
+async def lifespan(service: Service) -> AsyncIterator[Authenticator]:
+    settings = settings_of(service, Settings)
+    url = settings.jwt_jwks_url
+    if not url:
+        logger.warning(f"{NOT_SET}: every token is refused")
+    async with IssuerKeys.of(url) if url else nullcontext() as keys:
+        tokens = Tokens(settings, keys)
+        yield Authenticator(tokens.authenticate, forbidden, tokens.check)
 
-    async def authorize(caller: Caller) -> None:
-        if not set(needed) <= set(caller.scopes):
-            scope = " ".join(needed)
-            fault = f'{CHALLENGE}, error="insufficient_scope", scope="{scope}"'
-            raise HTTPException(403, f"The token needs: {scope}", {"WWW-Authenticate": fault})
 
-    return Depends(authorize)
-
-
-@router.get("")
-async def read_me(caller: Caller) -> Identity:
-    """Reports who calls: a way to try a token."""
-    return caller
+feature = authentication(Settings, lifespan, bearer)

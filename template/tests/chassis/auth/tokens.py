@@ -1,5 +1,6 @@
-"""An issuer of tokens, and so a caller whom the service knows, for every test."""
+"""An issuer of tokens for the tests."""
 
+import base64
 import json
 import threading
 import time
@@ -19,14 +20,14 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 @cache
 def private_key(name: str) -> PrivateKey:
-    """Make a key, once a name: `rsa…` makes one for RS256, others are for ES256."""
+    """Return the key of that name: for RS256 if the name starts with rsa, else for ES256."""
     if name.startswith("rsa"):
         return rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def public(name: str) -> dict[str, Any]:
-    """The key as the issuer publishes it, a JWK (RFC 7517)."""
+    """Return the key as the issuer publishes it, a JWK (RFC 7517)."""
     key = private_key(name)
     if isinstance(key, rsa.RSAPrivateKey):
         jwk = RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
@@ -36,7 +37,7 @@ def public(name: str) -> dict[str, Any]:
 
 
 class Issuer:
-    """Publishes `keys` at `url`, over HTTP as a real one does, from `start` to `stop`."""
+    """Publishes `keys` at `url` over HTTP, from `start` to `stop`."""
 
     def __init__(self, *names: str) -> None:
         self.keys: Any = [public(name) for name in names]
@@ -53,7 +54,7 @@ class Issuer:
             def do_GET(self) -> None:
                 issuer.fetches += 1
                 issuer.agent = self.headers["User-Agent"]
-                issuer.answer(self)
+                issuer.respond(self)
 
             def log_message(self, *_: object) -> None: ...
 
@@ -61,7 +62,7 @@ class Issuer:
         self.port = self.server.server_port
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
+    def respond(self, request: BaseHTTPRequestHandler) -> None:
         body = json.dumps({"keys": self.keys}).encode()
         request.send_response(self.status)
         request.send_header("Location", f"{self.url}/elsewhere")
@@ -79,12 +80,12 @@ class Issuer:
 
 
 def token(key: str = "first", **claims: Any) -> str:
-    """Sign what an issuer would say of a caller; `claims` replace, or with None remove."""
+    """Sign a token with the usual claims; `claims` replace some of them, or remove them with None."""
     now = int(time.time())
     usual = {"iss": NAME, "aud": AUDIENCE, "sub": "tests", "iat": now, "exp": now + 600}
-    said = {name: value for name, value in {**usual, **claims}.items() if value is not None}
+    given = {name: value for name, value in {**usual, **claims}.items() if value is not None}
     algorithm = "RS256" if key.startswith("rsa") else "ES256"
-    return jwt.encode(said, private_key(key), algorithm, {"kid": key})
+    return jwt.encode(given, private_key(key), algorithm, {"kid": key})
 
 
 @cache
@@ -93,7 +94,7 @@ def issuer() -> Issuer:
 
 
 def environment(url: str = "") -> dict[str, str]:
-    """The settings under which the service knows the caller."""
+    """Return the settings with which the service knows the caller "tests"."""
     return {
         "JWT_ISSUER": NAME,
         "JWT_AUDIENCE": AUDIENCE,
@@ -102,5 +103,22 @@ def environment(url: str = "") -> dict[str, str]:
 
 
 def credential(**claims: Any) -> dict[str, str]:
-    """The header that tells who calls; give it the scopes that a route needs: `scope="a b"`."""
+    """Return the header that proves who calls, with claims such as `scope="a b"`."""
     return {"Authorization": f"Bearer {token(**claims)}"}
+
+
+def part(content: dict[str, Any] | bytes) -> str:
+    """Return a part of a token: JSON as compact as the library's, or any bytes, in base64url."""
+    if not isinstance(content, bytes):
+        content = json.dumps(content, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    return jwt.decode(token, options={"verify_signature": False})
+
+
+def forged(**header: Any) -> str:
+    """Sign a token that names the issuer's key, with another key."""
+    key = private_key("evil")
+    return jwt.encode(claims_of(token()), key, "ES256", {"kid": "first", **header})
