@@ -24,7 +24,7 @@ def pipeline(settings: Settings, features: Sequence[Feature]) -> list[Middleware
         # CORS_ORIGINS: 403 to a WebSocket handshake, CORS headers for requests.
         Middleware(security.HandshakeOrigins, settings.cors_origins),
         *_cors(settings),
-        # Open WebSockets end when a stop begins.
+        # How WebSockets end: with a code, or a problem document before they are open.
         Middleware(sockets.Ending),
         # 413, 503: how large, how many at once.
         Middleware(limits.RequestLimits, settings),
