@@ -1,0 +1,8 @@
+"""Tests of your application; `client` is a caller that it knows."""
+
+from fastapi.testclient import TestClient
+
+
+def test_every_response_has_a_request_id(client: TestClient) -> None:
+    response = client.get("/")
+    assert response.headers["x-request-id"]
