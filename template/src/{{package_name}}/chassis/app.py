@@ -18,7 +18,7 @@ def pipeline(settings: Settings, features: Sequence[Feature]) -> list[Middleware
     """List what requests and WebSockets pass, outermost first; FastAPI is inside."""
     return [
         # The id, the log line, the metrics; headers of every response.
-        Middleware(telemetry.Telemetry, security.HEADERS, logs.request_logger(settings.log_format)),
+        Middleware(telemetry.Telemetry, security.HEADERS, settings.log_format),
         # 400 unless ALLOWED_HOSTS lists the Host.
         Middleware(security.AllowedHosts, settings.allowed_hosts),
         # CORS_ORIGINS: 403 to a WebSocket handshake, CORS headers for requests.

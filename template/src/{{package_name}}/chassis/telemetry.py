@@ -5,13 +5,13 @@ import os
 import re
 import time
 import uuid
+from typing import Literal
 
 import structlog
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
-from structlog.typing import FilteringBoundLogger
 
 from . import logs
 from .metrics import ACTIVE, ACTIVE_SOCKETS, DURATION, SOCKET_DURATION
@@ -55,11 +55,11 @@ class Telemetry:
         self,
         app: ASGIApp,
         headers: list[tuple[bytes, bytes]],
-        logger: FilteringBoundLogger,
+        log_format: Literal["json", "console"],
     ) -> None:
         self.app = app
         self.headers = headers
-        self.logger = logger
+        self.logger = logs.request_logger(log_format)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
