@@ -1,13 +1,13 @@
-"""Redis for what may be lost: while it is away, the service does without."""
+"""A client of Redis that gives up quickly and, while Redis is down, does not try."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Annotated, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from contextvars import Context
+from typing import Annotated, Any, TypeVar
+from uuid import uuid4
 
 import structlog
-from fastapi import APIRouter, FastAPI, Request
 from prometheus_client import Counter
 from pydantic import AfterValidator, SecretStr
 from pydantic_core import PydanticCustomError
@@ -16,19 +16,26 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from . import health
+from ..metrics import REGISTRY
+from ..settings import PACKAGE
 
 logger = structlog.get_logger()
 
 # Of each key: services may share a Redis.
-PREFIX = f"{__package__}:"
+PREFIX = f"{PACKAGE}:"
 CONNECTIONS = 50
-TIMEOUT_SECONDS = 1.0
+TIMEOUT_SECONDS = 0.5
 PAUSE_SECONDS = 1.0
 
-FAILURES = Counter("cache_failures", "What was done without Redis: it was away.", ["operation"])
+FAILURES = Counter(
+    "cache_failures",
+    "Operations done without Redis: it was down, or it refused the command (error).",
+    ["operation", "reason"],
+    registry=REGISTRY,
+)
 
 T = TypeVar("T")
 
@@ -51,77 +58,89 @@ RedisUrl = Annotated[SecretStr, AfterValidator(_readable)]
 
 
 class Cache:
-    """A client of Redis that gives up quickly and, while Redis is away, seldom tries."""
+    """The state of the feature: the client, and what this process computes right now."""
 
     def __init__(self, url: str) -> None:
         pool = BlockingConnectionPool.from_url(
             url,
-            max_connections=CONNECTIONS,
+            # One more than requests get: the ping that ends an outage does not wait for them.
+            max_connections=CONNECTIONS + 1,
             timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
             socket_timeout=TIMEOUT_SECONDS,
             # Once and at once: a connection may have been closed while it was idle.
             retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
-            # A question at each connect that only Redis Enterprise answers.
+            # A command at each connect that only Redis Enterprise supports.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
         self.redis = Redis.from_pool(pool)
+        self.process = uuid4().hex
+        self.computing: dict[tuple[str, bytes], asyncio.Task[bytes]] = {}
         # Under load a request waits here, which is no failure: else a crowd would end each limit.
         self._turns = asyncio.Semaphore(CONNECTIONS)
-        self._retry_at = 0.0
+        self._watch: asyncio.Task[None] | None = None
+        self._refusal = ""
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the last attempt to reach Redis failed; a ping a second finds out when it is back."""
+        return self._watch is not None
 
     async def attempt(self, operation: str, command: Callable[[Redis], Awaitable[T]]) -> T | None:
-        """Return what `command` gets from Redis, or None while Redis is away.
+        """Return what `command` gets from Redis, or None if Redis is down or refuses it.
 
-        After a failure one attempt in PAUSE_SECONDS reaches Redis, until one succeeds; the
-        others return at once. Each None is counted as a failure of `operation`.
+        Each None is counted as a failure of `operation`. A refusal, such as of a write to a full
+        Redis, concerns this command alone. While Redis is down, None comes at once.
         """
-        result = None
-        if not self._is_paused():
+        reason = "down"
+        if not self.is_down:
             async with self._turns:
-                result = await self._ask(command)
-        if result is None:
-            FAILURES.labels(operation).inc()
-        return result
+                # Redis may have gone while this one waited for its turn.
+                if not self.is_down:
+                    try:
+                        return await command(self.redis)
+                    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                        self._lose(error)
+                    except RedisError as error:
+                        reason = "error"
+                        self._report(operation, str(error))
+        FAILURES.labels(operation, reason).inc()
+        return None
 
-    async def _ask(self, command: Callable[[Redis], Awaitable[T]]) -> T | None:
-        # Redis may have gone while this one waited for its turn.
-        if self._is_paused():
-            return None
-        was_away = self._retry_at > 0
-        if was_away:
-            self._pause()
-        try:
-            result = await command(self.redis)
-        except (RedisError, OSError) as error:
-            if not self._retry_at:
-                logger.warning("redis is away", error=str(error))
-            self._pause()
-            return None
-        if was_away:
-            self._retry_at = 0.0
-            logger.info("redis is back")
-        return result
+    async def script(
+        self, operation: str, lua: str, keys: Sequence[str], args: Sequence[str | bytes | int]
+    ) -> list[Any] | None:
+        """Run a Lua script that returns a list, as `attempt` does."""
 
-    def _is_paused(self) -> bool:
-        return time.monotonic() < self._retry_at
+        async def run(redis: Redis) -> list[Any]:
+            found: list[Any] = await redis.register_script(lua)(keys=keys, args=args)
+            return found
 
-    def _pause(self) -> None:
-        self._retry_at = time.monotonic() + PAUSE_SECONDS
+        return await self.attempt(operation, run)
 
+    async def close(self) -> None:
+        for task in (self._watch, *self.computing.values()):
+            if task:
+                task.cancel()
+        await self.redis.aclose()
 
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.cache = Cache(app.state.settings.redis_url.get_secret_value())
-    yield
-    await app.state.cache.redis.aclose()
+    def _report(self, operation: str, error: str) -> None:
+        # A full Redis refuses every write: one line is enough, the metric counts the rest.
+        if error != self._refusal:
+            self._refusal = error
+            logger.warning("redis refused a command", operation=operation, error=error)
 
+    def _lose(self, error: Exception) -> None:
+        if self._watch is None:
+            logger.warning("redis is down", error=str(error))
+            # Not in the request's context, whose id the line "redis is back" would carry.
+            self._watch = asyncio.create_task(self._wait(), context=Context())
 
-router = APIRouter(lifespan=lifespan)
-
-
-@health.check("cache")
-async def redis_answers(request: Request) -> None:
-    cache: Cache = request.app.state.cache
-    if not await cache.attempt("ping", lambda redis: redis.ping()):
-        raise RuntimeError("redis is away")
+    async def _wait(self) -> None:
+        back = False
+        while not back:
+            await asyncio.sleep(PAUSE_SECONDS)
+            with suppress(RedisError, OSError):
+                back = await self.redis.ping()
+        self._watch = None
+        logger.info("redis is back")

@@ -1,4 +1,4 @@
-"""Rate limits that all containers share, in Redis; while it is away, nobody is refused."""
+"""Rate limits that all containers share, in Redis; while it is down, nobody is refused."""
 
 import math
 from collections.abc import Callable
@@ -8,15 +8,17 @@ from fastapi import Depends, HTTPException, Response
 from fastapi.params import Depends as Dependency
 from fastapi.requests import HTTPConnection
 
-from .cache import PREFIX, Cache
+from ..service import state_of
+from .client import PREFIX, Cache
 
 # The generic cell rate algorithm (GCRA). A client is one number: when all its quota is back,
-# in microseconds of Redis' clock. It gives what is left, or -1, and the microseconds until
-# the quota is whole, or until one more request is allowed.
-TAKE = """
+# in microseconds of Redis' clock. Returns what is left, or -1, and the microseconds until
+# the quota is whole, or until one more request is allowed. allow-oom (Redis 7): a full Redis
+# still counts.
+TAKE = """#!lua flags=allow-oom
 local time = redis.call('TIME')
 local now, interval, window = time[1] * 1000000 + time[2], tonumber(ARGV[1]), tonumber(ARGV[2])
-local whole = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now) + interval - now
+local whole = math.max(tonumber(redis.call('GET', KEYS[1])) or 0, now) + interval - now
 if whole > window then return {-1, whole - window} end
 redis.call('SET', KEYS[1], string.format('%.0f', now + whole), 'PX', math.ceil(whole / 1000))
 return {math.floor((window - whole) / interval), whole}
@@ -50,19 +52,17 @@ def rate_limit(
     """Make a dependency of a route that allows each client `times` requests in `seconds`.
 
     They may come at once; then one more is allowed every `seconds / times`. Limits of one
-    name and size count together, wherever they stand. A request too many gets a 429, and so
-    does the handshake of a WebSocket. `client` gets the request, or the HTTPConnection.
+    name and size count together, on whatever routes they are. A request over the limit gets a
+    429, and so does the handshake of a WebSocket. `client` gets the HTTPConnection and returns whom the
+    request counts for.
     """
     key = f"{PREFIX}limit:{name}:{times}/{seconds}:"
     window = seconds * 1_000_000
     interval = window // times
 
     async def take(connection: HTTPConnection, response: Response) -> None:
-        cache: Cache = connection.app.state.cache
-        keys, args = [key + client(connection)], [interval, window]
-        taken = await cache.attempt(
-            "limit", lambda redis: redis.register_script(TAKE)(keys=keys, args=args)
-        )
+        cache = state_of(connection, Cache)
+        taken = await cache.script("limit", TAKE, [key + client(connection)], [interval, window])
         if taken is None:
             return
         left, reset = taken[0], math.ceil(taken[1] / 1_000_000)

@@ -1,0 +1,248 @@
+"""Results of functions, kept in Redis and shared by all containers."""
+
+import asyncio
+import functools
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from datetime import time as clock_time
+from decimal import Decimal
+from enum import Enum
+from string import Formatter
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
+from uuid import UUID, uuid4
+
+from pydantic import TypeAdapter, ValidationError
+
+from .client import PREFIX, Cache
+
+# All entries together. Redis needs more: what it evicts for room could be a rate limit.
+MOST_BYTES = 32_000_000
+LARGEST_BYTES = 1_000_000
+# Of Redis, for a key, its time to live and its place in the index.
+OVERHEAD_BYTES = 500
+# Tags share so many keys: two in one are invalidated together, and no input can make more keys.
+TAG_KEYS = 4096
+# How long others wait for the process that computes; one that was killed never stores a result.
+LOCK_SECONDS = 10.0
+POLL_SECONDS = 0.02
+
+# A tag is a key with a random value, its generation, which each entry repeats. Deleting the key,
+# by whatever it is lost, leaves its entries without effect, those being computed included.
+# KEYS: entry, lock, tags. ARGV: new generation, process, lock's ms, entry's ms.
+# Returns 'hit', generation, value; or 'compute' or 'wait', generation.
+LOOK_UP = """
+local generations = {}
+for i = 3, #KEYS do
+    generations[i - 2] = redis.call('GET', KEYS[i]) or ARGV[1]
+end
+local generation = table.concat(generations, ' ')
+local entry = redis.call('GET', KEYS[1])
+local head = generation .. '\\n'
+if entry and string.sub(entry, 1, #head) == head then
+    return {'hit', generation, string.sub(entry, #head + 1)}
+end
+for i = 3, #KEYS do
+    redis.call('SET', KEYS[i], ARGV[1], 'NX', 'PX', ARGV[4])
+    redis.call('PEXPIRE', KEYS[i], ARGV[4], 'GT')
+end
+local lock = KEYS[2] .. generation
+if redis.call('SET', lock, ARGV[2], 'NX', 'PX', ARGV[3]) or redis.call('GET', lock) == ARGV[2] then
+    return {'compute', generation}
+end
+return {'wait', generation}
+"""
+# The index orders entries by when they expire; 'sizes' has the bytes of each, and under '' of all.
+# KEYS: entry, lock, index, sizes. ARGV: entry, its ms, its bytes, the most bytes of all.
+STORE = """
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('DEL', KEYS[2])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local growth = ARGV[3] - (redis.call('HGET', KEYS[4], KEYS[1]) or 0)
+redis.call('HSET', KEYS[4], KEYS[1], ARGV[3])
+local sum = redis.call('HINCRBY', KEYS[4], '', growth)
+redis.call('ZADD', KEYS[3], now + ARGV[2], KEYS[1])
+local removed = 0
+while true do
+    local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+    if not first[1] then
+        redis.call('DEL', KEYS[4])
+        break
+    end
+    if sum <= tonumber(ARGV[4]) and (tonumber(first[2]) > now or removed >= 100) then break end
+    redis.call('ZREM', KEYS[3], first[1])
+    redis.call('UNLINK', first[1])
+    sum = redis.call('HINCRBY', KEYS[4], '', -(redis.call('HGET', KEYS[4], first[1]) or 0))
+    redis.call('HDEL', KEYS[4], first[1])
+    removed = removed + 1
+end
+return {removed}
+"""
+INDEX, SIZES = f"{PREFIX}entries", f"{PREFIX}sizes"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Function = Callable[P, Coroutine[Any, Any, R]]
+
+
+def cached(
+    *, ttl: timedelta, tags: Sequence[str] = (), ignore: Sequence[str] = ()
+) -> Callable[[Function[P, R]], Function[Concatenate[Cache, P], R]]:
+    """Keep results of an async function in Redis for `ttl`; callers pass the Cache first.
+
+    Its arguments are the key, except those that `ignore` names, such as a session: so they, and
+    nothing else of a request, decide who gets which result. `tags` name what `invalidate` removes;
+    "price:{sku}" contains an argument. The result becomes JSON by the function's return type, and
+    every caller gets what that reads from the JSON. Concurrent calls compute once, in all
+    processes. Raise TypeError for an argument that can't be part of a key.
+    """
+
+    def decorate(function: Function[P, R]) -> Function[Concatenate[Cache, P], R]:
+        rule = _Rule(function, ttl, tags, ignore)
+
+        @functools.wraps(function)
+        async def call(cache: Cache, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            return await rule.call(cache, *args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+async def invalidate(cache: Cache, *tags: str) -> bool:
+    """Remove what has one of `tags`, also what is being computed; for after the commit.
+
+    Return False if Redis is down: what it kept may then serve for the rest of its time.
+    """
+    cache.computing.clear()
+    keys = [_tag_key(tag) for tag in tags]
+    return await cache.attempt("invalidate", lambda redis: redis.delete(*keys)) is not None
+
+
+class _Rule(Generic[P, R]):
+    """What `cached` got, and how it answers a call."""
+
+    def __init__(
+        self, function: Function[P, R], ttl: timedelta, tags: Sequence[str], ignore: Sequence[str]
+    ) -> None:
+        self.function = function
+        self.ttl = int(ttl.total_seconds() * 1000)
+        self.tags = tags
+        self.ignore = frozenset(ignore)
+        self.signature = inspect.signature(function)
+        self.type: TypeAdapter[R] = TypeAdapter(get_type_hints(function)["return"])
+        self.name = f"{function.__module__}.{function.__qualname__}"
+        named = {name for tag in tags for _, name, _, _ in Formatter().parse(tag) if name}
+        if unknown := (named | self.ignore) - self.signature.parameters.keys():
+            raise TypeError(f"{self.name} has no argument {', '.join(sorted(unknown))}")
+
+    async def call(self, cache: Cache, *args: P.args, **kwargs: P.kwargs) -> R:
+        slot = self._slot(*args, **kwargs)
+        found = await slot.look_up(cache)
+        if found.value is not None:
+            try:
+                return self._read(found.value)
+            except ValidationError:
+                # Garbled, or of a release whose type was another.
+                found = _Found("compute", found.generation)
+        key = (slot.entry, found.generation)
+        if key not in cache.computing:
+            task = asyncio.create_task(self._compute(cache, slot, found, *args, **kwargs))
+            cache.computing[key] = task
+            task.add_done_callback(functools.partial(_forget, cache, key))
+        # One caller that goes away does not take the result from the others.
+        return self._read(await asyncio.shield(cache.computing[key]))
+
+    async def _compute(
+        self, cache: Cache, slot: "_Slot", found: "_Found", *args: P.args, **kwargs: P.kwargs
+    ) -> bytes:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while found.state == "wait" and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_SECONDS)
+            found = await slot.look_up(cache)
+            if found.value is not None:
+                return found.value
+        try:
+            value = self.type.dump_json(
+                await self.function(*args, **kwargs), by_alias=False, round_trip=True
+            )
+            self._read(value)
+        except BaseException:
+            await slot.release(cache, found)
+            raise
+        await slot.store(cache, found, value)
+        return value
+
+    def _read(self, value: bytes) -> R:
+        return self.type.validate_json(value, by_alias=False, by_name=True)
+
+    def _slot(self, *args: P.args, **kwargs: P.kwargs) -> "_Slot":
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        key = {name: value for name, value in bound.arguments.items() if name not in self.ignore}
+        digest = hashlib.sha256(json.dumps([self.name, key], default=_plain).encode()).hexdigest()
+        tags = [_tag_key(tag.format(**bound.arguments)) for tag in self.tags]
+        return _Slot(f"{PREFIX}entry:{digest}", f"{PREFIX}lock:{digest}:", tags, self.ttl)
+
+
+@dataclass(frozen=True)
+class _Found:
+    state: str
+    generation: bytes
+    value: bytes | None = None
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """The place of one result in Redis."""
+
+    entry: str
+    lock: str
+    tags: Sequence[str]
+    ttl: int
+
+    async def look_up(self, cache: Cache) -> _Found:
+        lock = int(LOCK_SECONDS * 1000)
+        # The generation outlives what is still to be computed.
+        args: list[str | bytes | int] = [uuid4().hex, cache.process, lock, self.ttl + lock]
+        found = await cache.script("read", LOOK_UP, [self.entry, self.lock, *self.tags], args)
+        return _Found(found[0].decode(), *found[1:]) if found else _Found("down", b"")
+
+    async def store(self, cache: Cache, found: _Found, value: bytes) -> None:
+        size = len(value) + OVERHEAD_BYTES
+        if found.state == "down" or size > LARGEST_BYTES:
+            await self.release(cache, found)
+            return
+        keys = [self.entry, self.lock + found.generation.decode(), INDEX, SIZES]
+        entry = found.generation + b"\n" + value
+        await cache.script("write", STORE, keys, [entry, self.ttl, size, MOST_BYTES])
+
+    async def release(self, cache: Cache, found: _Found) -> None:
+        if found.state != "down":
+            lock = self.lock + found.generation.decode()
+            await cache.attempt("release", lambda redis: redis.delete(lock))
+
+
+def _forget(cache: Cache, key: tuple[str, bytes], task: asyncio.Task[bytes]) -> None:
+    if cache.computing.get(key) is task:
+        del cache.computing[key]
+    # Else a failure whose callers all went away would be reported as never retrieved.
+    if not task.cancelled():
+        task.exception()
+
+
+def _tag_key(tag: str) -> str:
+    number = int.from_bytes(hashlib.sha256(tag.encode()).digest()[:4]) % TAG_KEYS
+    return f"{PREFIX}tag:{number}"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, date | clock_time | timedelta | Decimal | Enum | UUID):
+        return [type(value).__name__, str(value)]
+    # Not by repr() or str(): those of a SecretStr are alike for all.
+    raise TypeError(f"{type(value).__name__} can't be part of a key: name its argument in `ignore`")
