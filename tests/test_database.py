@@ -1,4 +1,4 @@
-"""Services that keep data: with real servers, from their own tests to a kill in the middle of a write."""
+"""Services with a database: their commands, their images and their data, on real servers."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,20 @@ from typing import Any
 import httpx2
 import pytest
 import standins
-from conftest import RESERVED, commit, container, eventually, free_port, get, inspect, make_check, modules, run, state
+from conftest import (
+    RESERVED,
+    add_to_app,
+    commit,
+    container,
+    eventually,
+    free_port,
+    get,
+    inspect,
+    make_check,
+    modules,
+    run,
+    state,
+)
 from test_quality import YAML_RULES
 
 DATABASES = ["sqlite", "postgresql"]
@@ -29,9 +42,7 @@ def database(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_fresh_project_tells_its_default_and_keeps_data_out_of_git(
-    installed_with: Any, tmp_path: Path, database: str
-) -> None:
+def test_env_example_shows_the_default_and_git_ignores_data(installed_with: Any, tmp_path: Path, database: str) -> None:
     installed = installed_with(database=database)
     assert_env_example_shows_the_default(installed)
     assert modules(installed) - set(RESERVED) == set()
@@ -49,14 +60,14 @@ def assert_env_example_shows_the_default(project: Path) -> None:
     assert shown == [run(project / ".venv/bin/python", "-c", program).stdout.strip()]
 
 
-def test_its_files_pass_their_own_linters(render: Any, database: str) -> None:
+def test_dockerfile_and_compose_file_pass_their_linters(render: Any, database: str) -> None:
     project = render(database=database)
     run("hadolint", "--ignore", "DL3059", "Dockerfile", cwd=project)
     run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", cwd=project)
     run("yamllint", "--strict", "--config-data", YAML_RULES, "compose.yaml", cwd=project)
 
 
-def test_make_migration_writes_what_changed(render: Any, tmp_path: Path) -> None:
+def test_make_migration_writes_the_changes_of_the_models(render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
     refused = run("make", "migration", cwd=project, check=False)
     assert refused.returncode != 0
@@ -83,7 +94,7 @@ def test_make_migration_writes_what_changed(render: Any, tmp_path: Path) -> None
 ORDERS = """
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..database import Base
+from ..chassis.database import Base
 
 
 class Order(Base):
@@ -93,8 +104,8 @@ class Order(Base):
 """
 
 
-def test_migrations_find_models_by_themselves(render: Any, tmp_path: Path) -> None:
-    """In each models.py, and in what is imported below `# Yours:`, where no formatter moves it."""
+def test_migrations_find_the_tables_of_models_and_of_imports(render: Any, tmp_path: Path) -> None:
+    """In each models.py, and in imports below `# Yours:`, which no formatter moves."""
     project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
     for name in ("orders/models.py", "customers/tables.py"):
         module = project / "src/my_service" / name
@@ -116,26 +127,26 @@ def test_migrations_find_models_by_themselves(render: Any, tmp_path: Path) -> No
 
 
 def delete_the_example(project: Path) -> None:
-    """As README says."""
+    """As docs/data.md says."""
     shutil.rmtree(project / "src/my_service/items")
     (project / "tests/test_items.py").unlink()
     app = project / "src/my_service/app.py"
     text = app.read_text()
-    for line in ("    items,\n", "    app.include_router(items.router)\n"):
+    for line in ("from .items import routes as items\n", "    app.include_router(items.router)\n"):
         assert line in text
         text = text.replace(line, "")
     app.write_text(text)
 
 
-def test_the_example_goes_as_readme_says_after_a_deployment(render: Any, tmp_path: Path) -> None:
+def test_make_check_passes_without_the_example_after_a_migration_that_drops_it(render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
     delete_the_example(project)
     run("make", "migration", "m=drop items", cwd=project)
     make_check(project)
 
 
-def test_the_example_goes_with_its_migration_before_a_deployment(render: Any, tmp_path: Path, database: str) -> None:
-    """Then the folder of migrations is empty: git keeps none, and a clone has to work without."""
+def test_make_check_passes_without_the_example_and_its_migration(render: Any, tmp_path: Path, database: str) -> None:
+    """Git keeps no empty folder, so a clone must work without `migrations/versions`."""
     project = Path(shutil.copytree(render(database=database), tmp_path / "project"))
     delete_the_example(project)
     shutil.rmtree(project / "migrations/versions")
@@ -149,7 +160,7 @@ def test_the_example_goes_with_its_migration_before_a_deployment(render: Any, tm
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_make_migration_needs_no_server(render: Any, tmp_path: Path, database: str) -> None:
-    """Nor the one of .env: it is not touched."""
+    """It ignores the server of .env."""
     project = Path(shutil.copytree(render(database=database), tmp_path / "project"))
     (project / ".env").write_text("DATABASE_URL=postgres://postgres:sesame@127.0.0.1:1/none\n")
     (project / "src/my_service/orders").mkdir()
@@ -160,30 +171,33 @@ def test_make_migration_needs_no_server(render: Any, tmp_path: Path, database: s
     run("make", "lint", cwd=project)
 
 
-def test_make_migrate_tells_in_one_line_that_nobody_is_there(render: Any, tmp_path: Path) -> None:
+def test_make_migrate_reports_in_one_line_that_the_database_is_down(render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(database="postgresql"), tmp_path / "project"))
     (project / ".env").write_text(f"DATABASE_URL=postgres://postgres:sesame@localhost:{free_port()}/none\n")
     failed = run("make", "migrate", cwd=project, check=False)
     assert failed.returncode != 0
-    told = [line for line in failed.stderr.splitlines() if line.startswith("The database of DATABASE_URL does not ")]
-    assert len(told) == 1
-    assert told[0].endswith("; 'make up' starts and migrates one of its own")
+    assert failed.stderr.count("The database of DATABASE_URL does not respond: ") == 1
+    told = [line for line in failed.stderr.splitlines() if line.startswith("The database of DATABASE_URL")]
+    assert told[0].endswith("; 'make up' starts and migrates one")
     assert "Traceback" not in failed.stderr
     assert "sesame" not in failed.stderr
 
 
 SOCKET = """
-    from fastapi import WebSocket
-    from sqlalchemy import text
+from fastapi import WebSocket
+from sqlalchemy import text
 
+from .chassis.database import SessionDep
+
+
+def add_statements(app: FastAPI) -> None:
     @app.websocket("/statements")
-    async def run_each(socket: WebSocket, session: database.SessionDep) -> None:
+    async def run_each(socket: WebSocket, session: SessionDep) -> None:
         await socket.accept()
         async for statement in socket.iter_text():
             await session.execute(text(statement))
             await session.commit()
             await socket.send_text("done")
-
 """
 TALK = """
 import sys
@@ -203,11 +217,10 @@ with connect(sys.argv[1]) as socket:
 
 @pytest.fixture
 def served(installed_with: Any, tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """Serve a project with SQLite and a socket more; yield its Python and its address."""
+    """Serve a project with SQLite and one more WebSocket; yield its Python and its address."""
     installed = installed_with(database="sqlite")
     project = Path(shutil.copytree(installed, tmp_path / "project", ignore=shutil.ignore_patterns(".venv")))
-    app = project / "src/my_service/app.py"
-    app.write_text(app.read_text().replace("    # Yours:\n", f"    # Yours:\n{SOCKET}"))
+    add_to_app(project, SOCKET, "add_statements(app)")
     port, python = free_port(), installed / ".venv/bin/python"
     given = {"DATABASE_URL": f"sqlite:///{tmp_path}/test.db", "PYTHONPATH": str(project / "src"), "PORT": str(port)}
     environment = {**os.environ, **given, "APP_ENV": "test"}
@@ -222,20 +235,20 @@ def served(installed_with: Any, tmp_path: Path) -> Iterator[tuple[Path, str]]:
             process.wait()
 
 
-def test_a_session_serves_a_socket_and_a_conflict_closes_it(served: tuple[Path, str]) -> None:
+def test_a_websocket_writes_and_a_conflict_closes_it_with_1008(served: tuple[Path, str]) -> None:
     python, address = served
     assert run(python, "-c", TALK, f"ws://{address}/statements").stdout.split() == ["done", "1008"]
     assert [item["name"] for item in listed(f"http://{address}")] == ["lamp"]
 
 
-def test_40000_tags_are_refused_at_once(served: tuple[Path, str]) -> None:
+def test_40000_tags_are_refused_within_a_second(served: tuple[Path, str]) -> None:
     _, address = served
     for count in (1_000, 40_000):
         tags = ", ".join(f'"{number}"' for number in range(1, count))
         started = time.perf_counter()
-        answer = httpx2.patch(f"http://{address}/v1/items/1", json={"quantity": 3}, headers={"If-Match": tags})
+        response = httpx2.patch(f"http://{address}/v1/items/1", json={"quantity": 3}, headers={"If-Match": tags})
         assert time.perf_counter() - started < 1
-        assert 400 <= answer.status_code < 500
+        assert 400 <= response.status_code < 500
 
 
 @pytest.fixture(scope="session")
@@ -260,7 +273,7 @@ def images(render: Any, python_version: str) -> Iterator[Callable[[str], str]]:
 
 
 class Store:
-    """A database with what a container needs to reach it."""
+    """A database, and the options of containers that use it."""
 
     def __init__(self, image: str, options: list[str], server: str | None) -> None:
         self.image = image
@@ -287,7 +300,7 @@ def ready(url: str) -> None:
 
 @pytest.fixture
 def store(images: Callable[[str], str], database: str) -> Iterator[Store]:
-    """An empty database: a volume, or a PostgreSQL of its own in a network of its own."""
+    """An empty database: a volume, or a PostgreSQL in its own network."""
     name = f"copier-fastapi-test-{os.getpid()}-{free_port()}"
     with sqlite(name, images) if database == "sqlite" else postgresql(name, images) as made:
         yield made
@@ -338,7 +351,7 @@ def listed(url: str) -> list[dict[str, Any]]:
             return items
 
 
-def test_it_serves_before_its_database_is_there_and_says_what_it_needs(store: Store) -> None:
+def test_the_image_starts_without_a_migrated_database_and_logs_the_command(store: Store) -> None:
     with container(store.image, *store.options) as (name, url):
         assert get(f"{url}/health/live").status_code == 200
         assert httpx2.get(f"{url}/health/ready").status_code == 503
@@ -350,7 +363,7 @@ def test_it_serves_before_its_database_is_there_and_says_what_it_needs(store: St
         assert httpx2.get(f"{url}/health/ready").status_code == 200
 
 
-def test_it_keeps_what_it_was_given(store: Store) -> None:
+def test_items_are_kept_over_a_restart(store: Store) -> None:
     store.migrate()
     with store.service() as (name, url):
         item = create(url, "lamp")
@@ -370,8 +383,8 @@ def test_it_keeps_what_it_was_given(store: Store) -> None:
         assert "Traceback" not in run("docker", "logs", name).stdout
 
 
-def test_a_volume_that_never_was_is_no_error(images: Callable[[str], str]) -> None:
-    """`docker run -p 1234:8000 IMAGE`, read-only, and nothing else."""
+def test_the_image_works_without_a_volume(images: Callable[[str], str]) -> None:
+    """`docker run -p 1234:8000 IMAGE`, read-only, without further options."""
     with container(images("sqlite"), *HARDENED) as (name, url):
         get(f"{url}/health/live")
         run("docker", "exec", name, *MIGRATE)
@@ -386,10 +399,8 @@ def test_a_volume_that_never_was_is_no_error(images: Callable[[str], str]) -> No
     ],
     indirect=["database"],
 )
-def test_its_image_has_a_layer_more_for_migrations(
-    images: Callable[[str], str], database: str, steps: list[str]
-) -> None:
-    """And for SQLite one for the folder of its volume."""
+def test_the_image_has_a_layer_for_migrations(images: Callable[[str], str], database: str, steps: list[str]) -> None:
+    """And with SQLite one for the folder of its volume."""
     history = run("docker", "history", "--format", "{{.CreatedBy}}", images(database)).stdout.splitlines()
     made = [line for line in history if line.startswith(("COPY", "RUN"))][: len(steps)]
     assert len(made) == len(steps)
@@ -397,7 +408,7 @@ def test_its_image_has_a_layer_more_for_migrations(
         assert step in line
 
 
-def test_two_that_migrate_at_once_migrate_once(store: Store) -> None:
+def test_two_containers_that_migrate_at_once_migrate_once(store: Store) -> None:
     command = ["docker", "run", "--rm", *store.options, store.image, *MIGRATE]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = [process.communicate(timeout=120)[0] for process in both]
@@ -408,27 +419,27 @@ def test_two_that_migrate_at_once_migrate_once(store: Store) -> None:
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-def test_a_server_that_is_killed_under_load_is_missed_only_while_it_is_away(store: Store) -> None:
+def test_a_killed_server_gives_503_until_it_is_back(store: Store) -> None:
     store.migrate()
     with store.service() as (name, url):
-        answers = asyncio.run(load_while_the_server_dies(url, str(store.server)))
+        responses = asyncio.run(load_while_the_server_dies(url, str(store.server)))
         assert create(url, "afterwards").status_code == 201
         assert state(name)["Running"]
         assert inspect(name)["RestartCount"] == 0
         logged = run("docker", "logs", name)
     assert "Traceback" not in logged.stdout + logged.stderr
     assert "sesame" not in logged.stdout + logged.stderr
-    by_status = {status: [a for a in answers if a.status_code == status] for status in {a.status_code for a in answers}}
-    assert by_status.keys() == {200, 503}
-    for answer in by_status[503]:
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.headers["retry-after"]
+    assert {response.status_code for response in responses} == {200, 503}
+    for response in responses:
+        if response.status_code == 503:
+            assert response.headers["content-type"] == "application/problem+json"
+            assert response.headers["retry-after"]
 
 
 async def load_while_the_server_dies(url: str, server: str) -> list[httpx2.Response]:
-    """Read on ten connections; return every answer. A connection that breaks raises."""
-    answers: list[httpx2.Response] = []
-    # Of requests that began when the service was ready again; others were waiting for the server that died.
+    """Read on ten connections; return every response. A broken connection raises."""
+    responses: list[httpx2.Response] = []
+    # Statuses of requests that began after the service was ready again.
     recovered: list[int] = []
     back, over = asyncio.Event(), asyncio.Event()
 
@@ -436,14 +447,14 @@ async def load_while_the_server_dies(url: str, server: str) -> list[httpx2.Respo
         async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
             while not over.is_set():
                 late = back.is_set()
-                answers.append(await client.get("/v1/items"))
+                responses.append(await client.get("/v1/items"))
                 if late:
-                    recovered.append(answers[-1].status_code)
+                    recovered.append(responses[-1].status_code)
 
     async def until(status: int, count: int) -> None:
-        start = len(answers)
+        start = len(responses)
         async with asyncio.timeout(60):
-            while [answer.status_code for answer in answers[start:]].count(status) < count:
+            while [response.status_code for response in responses[start:]].count(status) < count:
                 await asyncio.sleep(0.05)
 
     async def docker(*arguments: str) -> None:
@@ -465,10 +476,10 @@ async def load_while_the_server_dies(url: str, server: str) -> list[httpx2.Respo
     await asyncio.gather(*clients)
     assert len(recovered) > 20
     assert set(recovered) == {200}
-    return answers
+    return responses
 
 
-def test_a_service_that_is_killed_in_a_write_leaves_no_half_an_item(store: Store) -> None:
+def test_a_killed_service_keeps_every_acknowledged_item(store: Store) -> None:
     store.migrate()
     with store.service() as (name, url):
         acknowledged = asyncio.run(write_until_killed(url, name))
@@ -483,7 +494,7 @@ def test_a_service_that_is_killed_in_a_write_leaves_no_half_an_item(store: Store
 
 
 async def write_until_killed(url: str, name: str) -> list[str]:
-    """Create items on four connections until the service is killed; return what it acknowledged."""
+    """Create items on four connections until the service is killed; return those that it acknowledged."""
     acknowledged: list[str] = []
 
     async def connection(number: int) -> None:
@@ -491,8 +502,8 @@ async def write_until_killed(url: str, name: str) -> list[str]:
             for count in range(100_000):
                 item = f"item {number}-{count}"
                 with contextlib.suppress(httpx2.TransportError):
-                    answer = await client.post("/v1/items", json={"name": item, "description": f"about {item}"})
-                    assert answer.status_code == 201
+                    response = await client.post("/v1/items", json={"name": item, "description": f"about {item}"})
+                    assert response.status_code == 201
                     acknowledged.append(item)
                     continue
                 return
@@ -512,7 +523,7 @@ async def write_until_killed(url: str, name: str) -> list[str]:
 def compose(
     render: Any, database: str, python_version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Path, str]]:
-    """A project whose compose names are its own, and the address that it will have."""
+    """A project with its own compose names, and its address."""
     if database == "postgresql":
         standins.ensure(POSTGRES)
     project = Path(shutil.copytree(render(database=database, python_version=python_version), tmp_path / "project"))
@@ -524,7 +535,7 @@ def compose(
     run("make", "down", "ARGS=--volumes", cwd=project)
 
 
-def test_make_up_gives_a_working_system_that_keeps_its_data(compose: tuple[Path, str]) -> None:
+def test_make_up_starts_a_system_that_keeps_its_data(compose: tuple[Path, str]) -> None:
     project, url = compose
     run("make", "up", cwd=project)
     run("make", "up", cwd=project)
@@ -542,7 +553,7 @@ def test_make_up_gives_a_working_system_that_keeps_its_data(compose: tuple[Path,
     assert listed(url) == []
 
 
-def test_make_up_hardens_all_and_publishes_only_the_service(compose: tuple[Path, str]) -> None:
+def test_make_up_hardens_every_container_and_publishes_only_the_service(compose: tuple[Path, str]) -> None:
     project, _ = compose
     run("make", "up", cwd=project)
     names = run("docker", "compose", "ps", "--all", "--quiet", cwd=project).stdout.split()
@@ -562,7 +573,7 @@ def test_make_up_hardens_all_and_publishes_only_the_service(compose: tuple[Path,
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-def test_make_up_makes_no_new_password_for_old_data(compose: tuple[Path, str]) -> None:
+def test_make_up_refuses_to_replace_a_lost_password(compose: tuple[Path, str]) -> None:
     project, url = compose
     last = run("make", "up", cwd=project).stdout.splitlines()[-1]
     assert last == f"started postgres service; it answers at {url}/docs"
@@ -572,7 +583,7 @@ def test_make_up_makes_no_new_password_for_old_data(compose: tuple[Path, str]) -
     assert refused.returncode != 0
     assert "restore it" in refused.stderr
     assert not (project / ".secrets").exists()
-    # Which `make down` would miss.
+    # `make down` needs it.
     (project / "elsewhere").rename(project / ".secrets")
 
 

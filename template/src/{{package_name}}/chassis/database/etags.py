@@ -7,6 +7,21 @@ from fastapi import Header, HTTPException
 
 from .. import errors
 
+__all__ = [
+    "CHANGED",
+    "NOT_MODIFIED",
+    "NO_IF_MATCH",
+    "PROBLEM",
+    "IfMatch",
+    "IfNoneMatch",
+    "Responses",
+    "changed",
+    "etag",
+    "required",
+    "unless_known",
+    "versions",
+]
+
 # A header of this length has a few hundred tags: more than a client has versions.
 LONGEST = 1000
 # A tag that `etag` can have made.

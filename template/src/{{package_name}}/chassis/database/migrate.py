@@ -16,6 +16,8 @@ from ..settings import EnvironmentSettings
 from .driver import Driver
 from .faults import reason
 
+__all__ = ["command"]
+
 # Beside `src`, in the project as in the image.
 MIGRATIONS = Path(__file__).parents[4] / "migrations"
 

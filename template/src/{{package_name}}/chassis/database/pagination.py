@@ -7,6 +7,8 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 from fastapi import Query
 from pydantic import BaseModel
 
+__all__ = ["Cursor", "Limit", "Page", "decode", "encode"]
+
 T = TypeVar("T")
 
 Limit = Annotated[int, Query(ge=1, le=100)]

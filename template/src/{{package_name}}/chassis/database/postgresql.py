@@ -15,6 +15,8 @@ from ..settings import PACKAGE
 from . import sessions
 from .driver import DatabaseSettings, Driver
 
+__all__ = ["Settings", "driver", "feature"]
+
 # Connections of one process. A server has 100 for all processes by default.
 POOL_SIZE = 10
 POOL_WAIT_SECONDS = 2

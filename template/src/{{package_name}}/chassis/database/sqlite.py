@@ -17,6 +17,8 @@ from ..settings import PACKAGE
 from . import sessions
 from .driver import DatabaseSettings, Driver
 
+__all__ = ["Settings", "driver", "feature"]
+
 # Each is a thread; only one writes at a time.
 POOL_SIZE = 5
 POOL_WAIT_SECONDS = 2
