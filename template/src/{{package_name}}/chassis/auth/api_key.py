@@ -22,6 +22,8 @@ from ..settings import PACKAGE, CommaList, EnvironmentSettings
 from .callers import Authenticator, Identity
 from .feature import authentication
 
+__all__ = ["Settings", "feature"]
+
 logger = structlog.get_logger()
 
 CHALLENGE = {"WWW-Authenticate": "ApiKey"}

@@ -21,6 +21,8 @@ from .callers import Authenticator, Identity
 from .feature import authentication
 from .jwks import ALGORITHMS, IssuerKeys
 
+__all__ = ["Settings", "feature"]
+
 logger = structlog.get_logger()
 
 LEEWAY_SECONDS = 30
