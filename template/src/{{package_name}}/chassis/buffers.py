@@ -1,10 +1,9 @@
 """What all connections together hold in memory for slow clients."""
 
-from typing import Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-
-class Connection(Protocol):
-    def cut(self) -> None: ...
+Connection = HttpToolsProtocol | WebSocketsSansIOProtocol
 
 
 class Buffers:
@@ -27,7 +26,7 @@ class Buffers:
         while self.total > self.most and len(self.held) > 1:
             slowest = next(iter(self.held))
             self.release(slowest)
-            slowest.cut()
+            slowest.transport.abort()
 
     def release(self, connection: Connection) -> None:
         """Count no bytes for a connection: it made progress, or ended."""

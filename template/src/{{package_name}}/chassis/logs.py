@@ -8,6 +8,7 @@ import select
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, BinaryIO, Literal, cast
 
@@ -16,7 +17,9 @@ import structlog
 from prometheus_client import Counter
 from structlog.typing import FilteringBoundLogger, Processor
 
-DROPPED = Counter("log_lines_dropped", "Log lines that stdout did not take.")
+from .metrics import REGISTRY
+
+DROPPED = Counter("log_lines_dropped", "Log lines that stdout did not take.", registry=REGISTRY)
 
 # What may wait for a stdout that stalls; lines beyond it are dropped.
 MOST_WAITING_BYTES = 4 * 1024 * 1024
@@ -65,8 +68,7 @@ def request_logger(form: Literal["json", "console"]) -> FilteringBoundLogger:
     """Return the logger for the line of each request, once `configure` was called."""
     logger = structlog.get_logger()
     if form == "json":
-        held = cast(BinaryIO, HeldOutput(stdout()))
-        logger = structlog.wrap_logger(structlog.BytesLogger(held))
+        logger = structlog.wrap_logger(HeldLogger(stdout()))
     return cast(FilteringBoundLogger, logger.bind())
 
 
@@ -83,7 +85,7 @@ class Output:
         self.lines: list[bytes] = []
         self.waiting = bytearray()
         self.lock = threading.Lock()
-        self.retry: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None
         try:
             self.descriptor: int | None = file.fileno()
         except OSError:
@@ -103,8 +105,19 @@ class Output:
                 # Gone, or closed here.
                 DROPPED.inc(self.waiting.count(b"\n"))
                 self.waiting.clear()
-            if self.waiting and self.retry is None:
-                self._retry_later()
+            if self.waiting:
+                self.flush_in(RETRY_SECONDS)
+
+    def flush_in(self, seconds: float) -> None:
+        """Flush after so many seconds, unless a flush is due already."""
+        if self.timer is None:
+            # In a thread that has no event loop, lines go out with the next one.
+            with suppress(RuntimeError):
+                self.timer = asyncio.get_running_loop().call_later(seconds, self._flush_due)
+
+    def _flush_due(self) -> None:
+        self.timer = None
+        self.flush()
 
     def finish(self) -> None:
         """Write everything, but give up after END_SECONDS."""
@@ -134,18 +147,6 @@ class Output:
         while self.waiting and select.select([], [self.descriptor], [], 0)[1]:
             del self.waiting[: os.write(self.descriptor, self.waiting[: select.PIPE_BUF])]
 
-    def _retry_later(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            # In a thread: it goes out with the next line.
-            return
-        self.retry = loop.call_later(RETRY_SECONDS, self._try_again)
-
-    def _try_again(self) -> None:
-        self.retry = None
-        self.flush()
-
 
 @lru_cache(maxsize=1)
 def _output_to(file: BinaryIO) -> Output:
@@ -157,8 +158,8 @@ def stdout() -> Output:
     return _output_to(sys.stdout.buffer)
 
 
-class HeldOutput:
-    """Holds lines for HOLD_SECONDS, to write them by one system call.
+class HeldLogger:
+    """Writes each line with others that follow within HOLD_SECONDS, by one system call.
 
     What is no file gets them in the next turn of the event loop: a test looks at once.
     """
@@ -166,20 +167,12 @@ class HeldOutput:
     def __init__(self, output: Output) -> None:
         self.output = output
         self.delay = 0 if output.descriptor is None else HOLD_SECONDS
-        self.held = False
 
-    def write(self, line: bytes) -> None:
-        self.output.write(line)
-        if not self.held:
-            self.held = True
-            asyncio.get_running_loop().call_later(self.delay, self.release)
+    def msg(self, line: bytes) -> None:
+        self.output.write(line + b"\n")
+        self.output.flush_in(self.delay)
 
-    def flush(self) -> None:
-        """Nothing: structlog asks for it after each line."""
-
-    def release(self) -> None:
-        self.held = False
-        self.output.flush()
+    debug = info = warning = error = msg
 
 
 class LineHandler(logging.Handler):

@@ -57,6 +57,9 @@ class Protocol(WebSocketsSansIOProtocol):
         self.failed = False
         # What the client had to read one check ago.
         self.unsent = math.inf
+        # From when on others may have its place.
+        self.deadline = math.inf
+        self.patience = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -71,9 +74,6 @@ class Protocol(WebSocketsSansIOProtocol):
         self.conn.reader.buffer.clear()
         self.conn.parser.close()
         super().connection_lost(exc)
-
-    def cut(self) -> None:
-        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         # After a fault, the client has only the close code to read.
@@ -102,6 +102,8 @@ class Protocol(WebSocketsSansIOProtocol):
         await super().send(message)
         # uvicorn would log that a refused handshake was not completed.
         self.handshake_complete |= self.close_sent
+        if self.close_timer is not None:
+            self.deadline = self.loop.time()
         self._parse_soon()
 
     def send_receive_event_to_app(self) -> None:
