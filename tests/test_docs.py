@@ -76,7 +76,7 @@ def place(lines: list[str], new: list[str]) -> int:
             return lines.index("# Yours:") + 1
         return max(i for i, line in enumerate(lines) if re.match(r"\s*(from [\w.]+ )?import ", line)) + 1
     marks = [i for i, line in enumerate(lines) if line.strip().startswith("# Yours:") and line != "# Yours:"]
-    in_a_list = [i for i in marks if lines[i + 1 :] and lines[i + 1].strip()[:1] in {"]", "}"}]
+    in_a_list = [i for i in marks if lines[i - 1].endswith(("[", "{", ","))]
     found = in_a_list if new[-1].endswith(",") else [i for i in marks if i not in in_a_list]
     return found[-1] + 1 if found else len(lines)
 
