@@ -90,8 +90,7 @@ def main() -> None:
             if command.startswith("cd "):
                 folder = (folder / command.removeprefix("cd ")).resolve()
             else:
-                lines += shown(record(command, folder), home)
-            lines.append("")
+                lines += [*shown(record(command, folder), home), ""]
     finally:
         subprocess.run(["docker", "rm", "--force", "docs-shelf"], capture_output=True, check=False)
         subprocess.run(["docker", "rmi", "docs-shelf"], capture_output=True, check=False)
