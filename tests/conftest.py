@@ -87,7 +87,9 @@ def add_to_app(project: Path, imported: str, *lines: str) -> None:
     """Add an import and lines to the owner's app.py where owners do: below its two `# Yours:`."""
     [app] = [*project.glob("src/*/app.py"), *project.glob("*/app.py")]
     text = app.read_text().replace("\n# Yours:\n", f"\n# Yours:\n{imported}\n")
-    app.write_text(text.replace("    # Yours:\n", "".join(["    # Yours:\n", *(f"    {line}\n" for line in lines)])))
+    app.write_text(
+        text.replace("\n    # Yours:\n", "".join(["\n    # Yours:\n", *(f"    {line}\n" for line in lines)]))
+    )
 
 
 def commit(project: Path, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The project's commands where a tool is missing."""
+"""The project's commands: missing tools are reported, and variables are text."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def bare_path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("target", ["build", "run", "stop", "probe", "logs", "up", "down", "publish"])
-def test_no_docker_is_told_in_one_line(project: Path, bare_path: Path, target: str) -> None:
+def test_a_missing_docker_is_reported_in_one_line(project: Path, bare_path: Path, target: str) -> None:
     failed = run("make", target, cwd=project, env={"PATH": str(bare_path)}, check=False)
     assert failed.returncode != 0
     assert failed.stdout == ""
@@ -37,7 +37,7 @@ def test_no_docker_is_told_in_one_line(project: Path, bare_path: Path, target: s
 
 @pytest.mark.parametrize("port", ["abc", "", "0", "65536", "0.0.0.0:", "8000 --privileged"])
 @pytest.mark.parametrize("target", ["run", "dev"])
-def test_a_bad_port_is_told_before_anything_happens(project: Path, bare_path: Path, target: str, port: str) -> None:
+def test_a_bad_port_is_reported_before_anything_happens(project: Path, bare_path: Path, target: str, port: str) -> None:
     for tool in ("docker", "uv"):
         (bare_path / tool).write_text("#!/bin/sh\n[ $1 = info ] || touch called\n")
         (bare_path / tool).chmod(0o755)
@@ -49,7 +49,7 @@ def test_a_bad_port_is_told_before_anything_happens(project: Path, bare_path: Pa
 
 @pytest.mark.parametrize("name", ["a b", "", "a", "-x", "orders;id"])
 @pytest.mark.parametrize("target", ["run", "stop"])
-def test_a_bad_name_is_told_before_anything_happens(project: Path, bare_path: Path, target: str, name: str) -> None:
+def test_a_bad_name_is_reported_before_anything_happens(project: Path, bare_path: Path, target: str, name: str) -> None:
     (bare_path / "docker").write_text("#!/bin/sh\n[ $1 = info ] || touch called\n")
     (bare_path / "docker").chmod(0o755)
     failed = run("make", target, f"NAME={name}", cwd=project, env={"PATH": str(bare_path)}, check=False)
@@ -58,7 +58,7 @@ def test_a_bad_name_is_told_before_anything_happens(project: Path, bare_path: Pa
     assert not (project / "called").exists()
 
 
-def test_no_engine_is_told_in_one_line(project: Path, bare_path: Path) -> None:
+def test_an_engine_that_is_down_is_reported_in_one_line(project: Path, bare_path: Path) -> None:
     client = bare_path / "docker"
     client.write_text("#!/bin/sh\necho 'Cannot connect' >&2; exit 1\n")
     client.chmod(0o755)
@@ -67,13 +67,13 @@ def test_no_engine_is_told_in_one_line(project: Path, bare_path: Path) -> None:
     assert failed.stderr.splitlines()[0].startswith("no Docker engine answers: ")
 
 
-def test_no_uv_is_mended_by_pip(project: Path, bare_path: Path) -> None:
+def test_a_missing_uv_is_installed_with_pip(project: Path, bare_path: Path) -> None:
     run("make", "lock", cwd=project, env={**os.environ, "PATH": str(bare_path)})
     assert (project / ".uv/bin/uv").exists()
     assert (project / "uv.lock").exists()
 
 
-def test_no_uv_and_no_python_is_told_in_one_line(project: Path, bare_path: Path) -> None:
+def test_a_missing_python_is_reported_in_one_line(project: Path, bare_path: Path) -> None:
     (bare_path / "python3").unlink()
     failed = run("make", "lock", cwd=project, env={"PATH": str(bare_path)}, check=False)
     assert failed.returncode != 0
@@ -100,6 +100,7 @@ VARIABLES = {
     "sign": ["REPOSITORY"],
     "deploy": ["OVERLAY", "IMAGE"],
     "test": ["ARGS"],
+    "test-own": ["ARGS"],
     "lock": ["ARGS"],
     "update": ["ARGS"],
     "dev": ["PORT"],
@@ -146,7 +147,7 @@ def test_no_variable_runs_a_command(called: Any, target: str, variable: str, way
 
 
 @pytest.mark.parametrize("way", ["command line", "environment"])
-def test_a_variable_arrives_as_it_was_given(called: Any, way: str) -> None:
+def test_a_variable_reaches_the_command_unchanged(called: Any, way: str) -> None:
     text = """it's "a price"; $(x) `y` $z *"""
     assert called("migration", way, m=text)[0][-1] == text
     assert called("build", way, IMAGE=text)[-1][1:3] == ["--tag", text]
@@ -157,10 +158,11 @@ def test_a_variable_arrives_as_it_was_given(called: Any, way: str) -> None:
     assert called("api-key", "environment", NAME="the machine's")[-1][-1] == ""
 
 
-def test_args_are_words_and_quotes_group_them(called: Any) -> None:
+def test_args_are_split_into_arguments_and_quotes_group_them(called: Any) -> None:
     words = ["-k", "a or b", "it's", "$(id)", ";", "`id`", "*", "", "ü"]
     given = """-k 'a or b' "it's" $(id) ; `id` * '' ü"""
     assert called("test", ARGS=given) == [["run", "pytest", *words]]
+    assert called("test-own", ARGS=given) == [["run", "pytest", "--no-cov", "--ignore=tests/chassis", *words]]
     assert called("lock", ARGS=given) == [["lock", *words]]
     assert called("build", ARGS=given)[-1][-len(words) - 1 :] == [*words, "."]
     ran = [line for line in called("run", IMAGE="desk:1", ARGS=given) if line[0] == "run"]
@@ -169,7 +171,7 @@ def test_args_are_words_and_quotes_group_them(called: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["-k 'a", 'a "b', "it's"])
-def test_args_with_half_a_quote_are_refused(project: Path, text: str) -> None:
+def test_args_with_an_unclosed_quote_are_refused(project: Path, text: str) -> None:
     refused = run("make", "test", f"ARGS={text}", cwd=project, check=False)
     assert refused.returncode != 0
     assert (
@@ -190,7 +192,7 @@ def test_a_port_in_env_is_text(project: Path, bare_path: Path) -> None:
         assert not (project / "pwned").exists()
 
 
-def test_make_works_where_the_folder_of_uv_has_a_space(project: Path, tmp_path: Path) -> None:
+def test_make_works_if_the_folder_of_uv_has_a_space(project: Path, tmp_path: Path) -> None:
     tools = tmp_path / "my tools"
     tools.mkdir()
     (tools / "uv").symlink_to(str(shutil.which("uv")))

@@ -1,4 +1,4 @@
-"""The rendered service as a process: it boots, answers, logs and stops."""
+"""The rendered service as a process: it starts, responds, logs and stops."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def serve(project: Path, *command: str, **environment: str) -> Iterator[tuple[su
         process.communicate()
 
 
-def test_it_answers_and_every_line_it_prints_is_json(installed: Path) -> None:
+def test_the_service_responds_and_prints_only_json_lines(installed: Path) -> None:
     with serve(installed) as (process, url):
         assert get(f"{url}/health/ready").json() == {"status": "ok", "checks": ["shutdown"]}
         assert get(f"{url}/docs").status_code == 200
@@ -52,9 +52,9 @@ def test_it_answers_and_every_line_it_prints_is_json(installed: Path) -> None:
 @pytest.mark.parametrize(
     ("peers", "client", "scheme"),
     [("127.0.0.1", "203.0.113.9", "https"), ("10.0.0.0/8,127.0.0.2", "127.0.0.1", "http")],
-    ids=["named", "not named"],
+    ids=["listed", "not listed"],
 )
-def test_forwarded_headers_are_believed_of_named_peers_only(
+def test_forwarded_headers_count_from_listed_proxies_only(
     installed: Path, peers: str, client: str, scheme: str
 ) -> None:
     forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
@@ -69,20 +69,20 @@ def test_forwarded_headers_are_believed_of_named_peers_only(
 
 
 @pytest.mark.parametrize("request_line", [b"NONSENSE", b"GET /health/live HTTP/1.1", b"BREW / HTTP/1.1"])
-def test_no_answer_names_the_server(installed: Path, request_line: bytes) -> None:
-    """Neither what the application answers, nor what uvicorn does before it."""
+def test_no_response_names_the_server(installed: Path, request_line: bytes) -> None:
+    """Neither a response of the application, nor one of uvicorn before it."""
     with serve(installed) as (_, url):
         get(f"{url}/health/live")
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 20) as connection:
             connection.sendall(request_line + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            answer = b"".join(iter(lambda: connection.recv(65536), b"")).lower()
-    assert answer.startswith(b"http/1.1 ")
-    assert b"\r\nserver:" not in answer
-    assert b"uvicorn" not in answer
+            response = b"".join(iter(lambda: connection.recv(65536), b"")).lower()
+    assert response.startswith(b"http/1.1 ")
+    assert b"\r\nserver:" not in response
+    assert b"uvicorn" not in response
 
 
 @pytest.mark.parametrize(("endpoint", "imported"), [("", False), ("http://127.0.0.1:9", True)])
-def test_the_tracing_library_is_imported_where_an_endpoint_is_set(
+def test_the_tracing_library_is_imported_only_if_an_endpoint_is_set(
     installed: Path, endpoint: str, imported: bool
 ) -> None:
     command = [".venv/bin/python", "-X", "importtime", "-m", "my_service"]
@@ -94,7 +94,7 @@ def test_the_tracing_library_is_imported_where_an_endpoint_is_set(
     assert ("opentelemetry.sdk" in printed) is imported
 
 
-def test_ctrl_c_stops_it_without_a_traceback(installed: Path) -> None:
+def test_ctrl_c_stops_the_service_without_a_traceback(installed: Path) -> None:
     with serve(installed) as (process, url):
         get(f"{url}/health/live")
         process.send_signal(signal.SIGINT)
@@ -105,7 +105,7 @@ def test_ctrl_c_stops_it_without_a_traceback(installed: Path) -> None:
 
 def test_make_dev_reloads_on_an_edit(project: Path) -> None:
     run("make", "install", cwd=project)
-    module = project / "src/my_service/health.py"
+    module = project / "src/my_service/chassis/health.py"
     with serve(project, "make", "dev") as (_, url):
         assert get(f"{url}/health/live").json() == {"status": "ok"}
         module.write_text(module.read_text().replace('status: str = "ok"', 'status: str = "edited"'))
@@ -129,7 +129,7 @@ def test_make_dev_reloads_on_an_edit(project: Path) -> None:
         ("STALL_TIMEOUT_SECONDS", "0", "STALL_TIMEOUT_SECONDS: Input should be greater than 0"),
     ],
 )
-def test_a_bad_setting_stops_it_with_one_line(installed: Path, variable: str, value: str, line: str) -> None:
+def test_a_bad_setting_ends_the_process_with_one_line(installed: Path, variable: str, value: str, line: str) -> None:
     stopped = run(installed / ".venv/bin/python", "-m", "my_service", env={**os.environ, variable: value}, check=False)
     assert stopped.returncode != 0
     assert stopped.stdout == ""
@@ -138,7 +138,7 @@ def test_a_bad_setting_stops_it_with_one_line(installed: Path, variable: str, va
     assert "hunter2" not in stopped.stderr
 
 
-def test_a_taken_port_is_told(installed: Path) -> None:
+def test_a_port_in_use_is_reported_without_a_traceback(installed: Path) -> None:
     with serve(installed) as (_, url):
         get(f"{url}/health/live")
         second = run(
