@@ -25,6 +25,7 @@ import standins
 from conftest import (
     RESERVED,
     ROOT,
+    add_to_app,
     commit,
     container,
     copy,
@@ -42,14 +43,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from test_quality import YAML_RULES
 
+CHASSIS, TESTS = "src/my_service/chassis/auth", "tests/chassis/auth"
 COMMON = {
-    "src/my_service/auth.py",
-    "src/my_service/identity.py",
-    "tests/callers.py",
-    "tests/test_auth.py",
-    "tests/test_identity.py",
+    "docs/auth.md",
+    *(f"{CHASSIS}/{name}.py" for name in ("__init__", "callers", "feature", "unread_bodies")),
+    *(f"{TESTS}/{name}.py" for name in ("__init__", "callers", "test_callers")),
 }
-ADDED = {"api-key": COMMON, "jwt": {*COMMON, "ops/issuer.py", "src/my_service/jwks.py"}}
+ADDED = {
+    "api-key": {*COMMON, f"{CHASSIS}/api_key.py", f"{TESTS}/keys.py", f"{TESTS}/test_api_key.py"},
+    "jwt": {
+        *COMMON,
+        "ops/issuer.py",
+        f"{CHASSIS}/jwks.py",
+        f"{CHASSIS}/jwt.py",
+        *(f"{TESTS}/{name}.py" for name in ("tokens", "test_jwks", "test_jwt")),
+    },
+}
 OPEN_PATHS = ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
 AUDIENCE = "https://api.example.com"
 NAME = "https://login.example.com/"
@@ -58,17 +67,18 @@ both = pytest.mark.parametrize("auth", ["api-key", "jwt"])
 
 
 @both
-def test_it_adds_its_module_and_its_tests(render: Any, auth: str) -> None:
+def test_an_answer_adds_its_own_modules_tests_and_page_only(render: Any, auth: str) -> None:
     assert set(files(render(auth=auth))) - set(files(render())) == ADDED[auth]
 
 
 @both
 @pytest.mark.parametrize("package", ["x", "a" * 40])
-def test_it_is_formatted_whatever_the_package_is_called(render: Any, auth: str, package: str) -> None:
+def test_the_files_are_formatted_with_short_and_long_package_names(render: Any, auth: str, package: str) -> None:
     project = render(auth=auth, package_name=package)
     run("ruff", "format", "--check", "--no-cache", ".", cwd=project)
     run("ruff", "check", "--no-cache", ".", cwd=project)
-    assert "my_service" not in (project / "tests/test_auth.py").read_text()
+    for path in (project / TESTS).iterdir():
+        assert "my_service" not in path.read_text(), path
 
 
 def test_the_files_of_the_development_issuer_pass_their_linters(installed_with: Any) -> None:
@@ -79,14 +89,14 @@ def test_the_files_of_the_development_issuer_pass_their_linters(installed_with: 
 
 
 @both
-def test_every_module_that_it_brings_is_reserved(installed_with: Any, auth: str) -> None:
+def test_every_module_that_an_answer_installs_is_reserved(installed_with: Any, auth: str) -> None:
     names = modules(installed_with(auth=auth))
     assert names - set(RESERVED) == set()
     assert ("jwt" in names) == (auth == "jwt")
 
 
 @both
-def test_env_example_shows_its_settings_with_their_defaults(installed_with: Any, auth: str) -> None:
+def test_env_example_shows_the_settings_with_their_defaults(installed_with: Any, auth: str) -> None:
     project = installed_with(auth=auth)
     program = (
         "from my_service.settings import Settings as S\n"
@@ -98,7 +108,7 @@ def test_env_example_shows_its_settings_with_their_defaults(installed_with: Any,
 
 
 @both
-def test_help_lists_its_commands(render: Any, auth: str) -> None:
+def test_make_help_lists_the_commands_of_the_answer(render: Any, auth: str) -> None:
     listed = re.findall(r"(?m)^  (\S+) ", run("make", cwd=render(auth=auth)).stdout)
     assert ("api-key" in listed) == (auth == "api-key")
     assert ("token" in listed) == (auth == "jwt")
@@ -126,7 +136,9 @@ def make_key(project: Path, name: str, scopes: str = "") -> tuple[str, str]:
         ["NAME=ci", 'SCOPES=";touch x;"'],
     ],
 )
-def test_an_invalid_name_or_scope_is_refused(installed_with: Any, arguments: list[str]) -> None:
+def test_make_api_key_refuses_an_invalid_name_or_scope_with_an_example(
+    installed_with: Any, arguments: list[str]
+) -> None:
     project = installed_with(auth="api-key")
     refused = run("make", "api-key", *arguments, cwd=project, check=False)
     assert refused.returncode != 0
@@ -157,25 +169,31 @@ def image_with(answers: dict[str, str], template: Path, tmp_path_factory: Any) -
 
 
 def add_orders(project: Path) -> None:
-    """Write what README shows: a router that is closed, and a route that needs a scope, the same for both."""
-    package = project / "src/my_service"
-    (package / "orders.py").write_text(
-        "from fastapi import APIRouter, Body\nfrom . import auth\n"
+    """Write what docs/auth.md shows: a router that is closed, and a route that needs a scope, the same for both."""
+    (project / "src/my_service/orders.py").write_text(
+        "from fastapi import APIRouter, Body\nfrom .chassis import auth\n"
         'router = APIRouter(prefix="/v1/orders")\n'
         '@router.post("", dependencies=[auth.scopes("orders:write")])\n'
         "async def create_order(caller: auth.Caller) -> str:\n    return caller.id\n"
         '@router.post("/notes")\n'
         "async def create_note(note: str = Body()) -> str:\n    return note\n"
     )
-    app = (package / "app.py").read_text().replace("from .settings", "from . import orders\nfrom .settings")
-    included = "app.include_router(orders.router, dependencies=[auth.required])"
-    (package / "app.py").write_text(app.replace("    # Yours:\n", f"    # Yours:\n    {included}\n"))
+    imported = "from . import orders\nfrom .chassis import auth"
+    add_to_app(project, imported, "app.include_router(orders.router, dependencies=[auth.required])")
+
+
+GRANT = """
+@pytest.fixture(autouse=True)
+def granted(app: FastAPI) -> None:
+    caller = auth.Identity(id="tests", scopes=["orders:write"])
+    app.dependency_overrides[auth.identify] = lambda: caller
+
+
+"""
 
 
 @both
-def test_a_copy_of_the_example_with_a_scope_passes_its_tests_as_readme_says(
-    installed_with: Any, tmp_path: Path, auth: str
-) -> None:
+def test_a_copy_of_the_example_with_a_scope_passes_its_tests(installed_with: Any, tmp_path: Path, auth: str) -> None:
     project = tmp_path / "project"
     shutil.copytree(installed_with(database="sqlite", auth=auth), project, ignore=shutil.ignore_patterns(".venv"))
     package = project / "src/my_service"
@@ -184,24 +202,20 @@ def test_a_copy_of_the_example_with_a_scope_passes_its_tests_as_readme_says(
     for path in [*(package / "orders").glob("*.py"), project / "tests/test_orders.py"]:
         text = path.read_text().replace("item", "order").replace("Item", "Order").replace(".orders()", ".items()")
         path.write_text(text.replace('["orders"]', '["items"]').replace('"orders":', '"items":'))
-    routes, app, tests = package / "orders/routes.py", package / "app.py", project / "tests/test_orders.py"
-    text = routes.read_text().replace("import etags", "import auth, etags")
+    routes, tests = package / "orders/routes.py", project / "tests/test_orders.py"
+    text = routes.read_text().replace("\nfrom ..chassis.", "\nfrom ..chassis import auth\nfrom ..chassis.", 1)
     routes.write_text(text.replace("=201,", '=201, dependencies=[auth.scopes("orders:write")],'))
-    text = app.read_text().replace("\n# Yours:\n", "\n# Yours:\nfrom .orders import routes as orders\n")
-    app.write_text(text.replace("    # Yours:\n", "    # Yours:\n    app.include_router(orders.router)\n"))
-    (grant,) = re.findall(
-        r"In tests, `client` has a .*`((?:client|monkeypatch)\..*?)`", (project / "README.md").read_text(), re.M
+    add_to_app(project, "from .orders import routes as orders", "app.include_router(orders.router)")
+    text = tests.read_text().replace(
+        "\nfrom my_service", "\nfrom fastapi import FastAPI\nfrom my_service.chassis import auth\nfrom my_service", 1
     )
-    parameters = "client: TestClient" if auth == "jwt" else "empty_environment: None, monkeypatch: pytest.MonkeyPatch"
-    fixture = f"@pytest.fixture(autouse=True)\ndef granted({parameters}) -> None:\n    {grant}\n"
-    text = tests.read_text().replace("import service\n", "import service\nfrom . import callers\n")
-    tests.write_text(text.replace("\ndef create(", f"\n{fixture}\n\ndef create(", 1))
+    tests.write_text(text.replace("\n\ndef create(", f"{GRANT}def create(", 1))
     run("make", "migration", "m=orders", cwd=project)
     run("make", "format", "lint", cwd=project)
     run("make", "test", "ARGS=--no-cov tests/test_orders.py tests/test_migrations.py", cwd=project)
 
 
-def assert_open_to_everybody(url: str) -> None:
+def assert_probes_metrics_and_docs_are_open(url: str) -> None:
     for path in OPEN_PATHS:
         assert get(f"{url}{path}").status_code == 200, path
 
@@ -231,7 +245,7 @@ def test_in_production_a_container_without_a_setting_is_not_ready_and_says_why(i
 @both
 def test_a_container_without_a_setting_starts_warns_once_and_refuses(image_with: Any, auth: str) -> None:
     with container(image_with(auth), "--env=APP_ENV=development") as (name, url):
-        assert_open_to_everybody(url)
+        assert_probes_metrics_and_docs_are_open(url)
         for headers in ({}, {"X-API-Key": "x"}, {"Authorization": "Bearer a.b.c"}):
             assert httpx2.get(f"{url}/v1/me", headers=headers).status_code == 401
             assert httpx2.post(f"{url}/v1/orders", headers=headers).status_code == 401
@@ -245,7 +259,7 @@ def test_keys_of_make_api_key_open_the_service(image_with: Any, installed_with: 
     new, new_entry = make_key(project, "ci-2", "orders:write")
     poor, poor_entry = make_key(project, "ci-3")
     with container(image_with("api-key"), f"--env=API_KEYS={old_entry},{new_entry},{poor_entry}") as (name, url):
-        assert_open_to_everybody(url)
+        assert_probes_metrics_and_docs_are_open(url)
         for key, caller in ((old, "ci-1"), (new, "ci-2")):
             headers = {"X-API-Key": key}
             assert httpx2.get(f"{url}/v1/me", headers=headers).json()["id"] == caller
@@ -407,7 +421,7 @@ def test_tokens_of_the_issuer_open_the_service(image_with: Any, issuer: Issuer) 
     forged = issuer.bearer(ec.generate_private_key(ec.SECP256R1()))
     poor, rich = issuer.bearer(scope="orders:read"), issuer.bearer(scope="orders:read orders:write")
     with container(image_with("jwt"), *issuer.options()) as (name, url):
-        assert_open_to_everybody(url)
+        assert_probes_metrics_and_docs_are_open(url)
         orders = f"{url}/v1/orders"
         assert httpx2.get(f"{url}/v1/me", headers=poor).json() == {"id": "ada", "scopes": ["orders:read"]}
         assert httpx2.post(orders, headers=rich).json() == "ada"
@@ -465,7 +479,8 @@ def test_the_standard_library_that_it_imports_is_compiled(image_with: Any) -> No
     imports = (
         "import uvicorn.lifespan.on, uvicorn.protocols.http.httptools_impl\n"
         "import asyncio\n"
-        "from my_service import app, jwks, settings\n"
+        "from my_service import app, settings\n"
+        "from my_service.chassis.auth import jwks\n"
         "app.create_app(settings.Settings(log_level='error')).openapi()\n"
         "async def fetch():\n"
         "    async with jwks.IssuerKeys.of('https://localhost:1/') as keys: await keys.fetched()\n"
@@ -496,15 +511,17 @@ def alone(engine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 def test_four_commands_lead_from_nothing_to_an_authenticated_post(
     answers: dict[str, str], tmp_path: Path, alone: int
 ) -> None:
-    """Those of this README; then the project's README has two of them too. In production its issuer is refused."""
+    """Those of this README; then three of the project's docs/auth.md. In production its issuer is refused."""
     for image in ("postgres:17", "redis:8"):
         standins.ensure(image)
     chosen = f"python_version={answers['python_version']} --data package_name=four_commands"
     project = tmp_path / "desk"
 
     def commands(text: str, after: str) -> list[str]:
-        """Return the first four lines of code, for the port and the folder of this test."""
-        lines = re.findall(r"(?m)^    (.*?)(?:   *#.*)?$", text.partition(after)[2])[:4]
+        """Return the first four commands, for the port and the folder of this test."""
+        lines = re.findall(r"(?m)^(?: {4})?((?:\S*python3?|cd|make|curl) .*?)(?:   *#.*)?$", text.partition(after)[2])[
+            :4
+        ]
         return [line.replace("localhost:8000", f"localhost:{alone}").replace("../desk", str(project)) for line in lines]
 
     new, up, token, curl = commands((ROOT / "README.md").read_text(), "four commands lead to a first row")
@@ -514,15 +531,16 @@ def test_four_commands_lead_from_nothing_to_an_authenticated_post(
         run("sh", "-c", up, cwd=ROOT)
         assert run("sh", "-c", token, cwd=project).stdout.count(".") == 2
         assert json.loads(run("sh", "-c", curl, cwd=project).stdout)["name"] == "pen"
-        up, token, curl, _ = commands((project / "README.md").read_text(), "## Who may call it")
+        up, token, curl = commands((project / "docs/auth.md").read_text(), "# Who may call it")[:3]
         assert up == "make up"
         assert run("sh", "-c", token, cwd=project).stdout.count(".") == 2
-        assert json.loads(run("sh", "-c", curl, cwd=project).stdout)["status"] == 409
+        assert json.loads(run("sh", "-c", curl, cwd=project).stdout) == {"id": "developer", "scopes": []}
         assert "Traceback" not in run("docker", "compose", "logs", "issuer", cwd=project).stdout
         assert get(f"http://localhost:{alone}/health/ready").status_code == 200
         assert httpx2.post(f"http://localhost:{alone}/v1/items", json={"name": "ink"}).status_code == 401
         shown = run("docker", "compose", "exec", "-T", "service", "ls", "-R", "/app", "/run", cwd=project).stdout
-        assert "auth.py" in shown
+        assert "api_key.py" not in shown
+        assert "jwt.py" in shown
         assert "issuer" not in shown
         refused = run("make", "up", cwd=project, check=False, env={**os.environ, "APP_ENV": "production"})
         assert refused.returncode != 0
