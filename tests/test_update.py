@@ -254,22 +254,26 @@ def texts(project: Path) -> list[str]:
     return [name for name in listed if (project / name).read_bytes()]
 
 
+REWRITTEN = ("src/my_service/", "tests/")
+
+
 @pytest.mark.parametrize("version", RELEASES)
 @pytest.mark.parametrize("answers", [{}, EVERYTHING], ids=named)
-def test_a_line_at_the_end_of_every_file_merges(
+def test_a_line_at_the_end_of_every_file_merges_or_is_in_a_conflict(
     start: Any, released: Any, merge_into: Any, version: str, answers: dict[str, str]
 ) -> None:
-    """What owners do most."""
+    """What owners do most. Only in what 2.0 wrote anew, the template's own modules and tests, may it conflict."""
     then = known_then(version, answers)
     project = start(RELEASES[version], **then)
     appended = texts(project)
     for name in appended:
         with (project / name).open("a") as file:
-            file.write("# a line of the owner's\n")
+            file.write(f"# the owner's line in {name}\n")
     commit(project, "our lines")
     merged = merge_into(project, released(RELEASES[version], **then), released(NEXT, **answers))
-    lost = [name for name in appended if "# a line of the owner's" not in (project / name).read_text()]
-    assert (lost, sorted(merged.conflicts)) == ([], [])
+    everything = b"\n".join(tree(project).values()).decode()
+    assert [name for name in appended if f"# the owner's line in {name}\n" not in everything] == []
+    assert [name for name in sorted(merged.conflicts) if not name.startswith(REWRITTEN)] == []
 
 
 # What owners do in their first weeks: (file, the line after which it goes, what they write).
