@@ -1,6 +1,7 @@
 """A client of Redis that gives up quickly and, while Redis is down, does not try."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -29,6 +30,8 @@ PREFIX = f"{PACKAGE}:"
 CONNECTIONS = 50
 TIMEOUT_SECONDS = 0.5
 PAUSE_SECONDS = 1.0
+# From one log line about a refused command to the next.
+REPORT_SECONDS = 60.0
 
 FAILURES = Counter(
     "cache_failures",
@@ -79,7 +82,7 @@ class Cache:
         # Under load a request waits here, which is no failure: else a crowd would end each limit.
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._watch: asyncio.Task[None] | None = None
-        self._refusal = ""
+        self._report_at = 0.0
 
     @property
     def is_down(self) -> bool:
@@ -119,15 +122,14 @@ class Cache:
         return await self.attempt(operation, run)
 
     async def close(self) -> None:
-        for task in (self._watch, *self.computing.values()):
-            if task:
-                task.cancel()
+        for task in filter(None, [self._watch, *self.computing.values()]):
+            task.cancel()
         await self.redis.aclose()
 
     def _report(self, operation: str, error: str) -> None:
-        # A full Redis refuses every write: one line is enough, the metric counts the rest.
-        if error != self._refusal:
-            self._refusal = error
+        # A full Redis refuses every write; the metric counts them.
+        if time.monotonic() >= self._report_at:
+            self._report_at = time.monotonic() + REPORT_SECONDS
             logger.warning("redis refused a command", operation=operation, error=error)
 
     def _lose(self, error: Exception) -> None:

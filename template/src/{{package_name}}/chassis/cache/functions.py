@@ -7,13 +7,12 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 from datetime import time as clock_time
 from decimal import Decimal
 from enum import Enum
 from string import Formatter
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, get_type_hints
 from uuid import UUID, uuid4
 
 from pydantic import TypeAdapter, ValidationError
@@ -83,6 +82,7 @@ while true do
 end
 return {removed}
 """
+ENTRY, LOCK = f"{PREFIX}entry:", f"{PREFIX}lock:"
 INDEX, SIZES = f"{PREFIX}entries", f"{PREFIX}sizes"
 
 P = ParamSpec("P")
@@ -124,6 +124,12 @@ async def invalidate(cache: Cache, *tags: str) -> bool:
     return await cache.attempt("invalidate", lambda redis: redis.delete(*keys)) is not None
 
 
+class _Found(NamedTuple):
+    state: str
+    generation: bytes
+    value: bytes | None = None
+
+
 class _Rule(Generic[P, R]):
     """What `cached` got, and how it answers a call."""
 
@@ -142,90 +148,73 @@ class _Rule(Generic[P, R]):
             raise TypeError(f"{self.name} has no argument {', '.join(sorted(unknown))}")
 
     async def call(self, cache: Cache, *args: P.args, **kwargs: P.kwargs) -> R:
-        slot = self._slot(*args, **kwargs)
-        found = await slot.look_up(cache)
+        digest, tags = self._keys(*args, **kwargs)
+        found = await self._look_up(cache, digest, tags)
         if found.value is not None:
             try:
                 return self._read(found.value)
             except ValidationError:
                 # Garbled, or of a release whose type was another.
                 found = _Found("compute", found.generation)
-        key = (slot.entry, found.generation)
+        key = (digest, found.generation)
         if key not in cache.computing:
-            task = asyncio.create_task(self._compute(cache, slot, found, *args, **kwargs))
-            cache.computing[key] = task
-            task.add_done_callback(functools.partial(_forget, cache, key))
+            computing = self._compute(cache, digest, tags, found, *args, **kwargs)
+            cache.computing[key] = asyncio.create_task(computing)
+            cache.computing[key].add_done_callback(functools.partial(_forget, cache, key))
         # One caller that goes away does not take the result from the others.
         return self._read(await asyncio.shield(cache.computing[key]))
 
     async def _compute(
-        self, cache: Cache, slot: "_Slot", found: "_Found", *args: P.args, **kwargs: P.kwargs
+        self,
+        cache: Cache,
+        digest: str,
+        tags: Sequence[str],
+        found: _Found,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> bytes:
         deadline = time.monotonic() + LOCK_SECONDS
         while found.state == "wait" and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)
-            found = await slot.look_up(cache)
+            found = await self._look_up(cache, digest, tags)
             if found.value is not None:
                 return found.value
+        lock = f"{LOCK}{digest}:{found.generation.decode()}"
         try:
-            value = self.type.dump_json(
-                await self.function(*args, **kwargs), by_alias=False, round_trip=True
-            )
+            result = await self.function(*args, **kwargs)
+            value = self.type.dump_json(result, by_alias=False, round_trip=True)
+            # What can't be read from Redis later fails at once.
             self._read(value)
         except BaseException:
-            await slot.release(cache, found)
+            await cache.attempt("release", lambda redis: redis.delete(lock))
             raise
-        await slot.store(cache, found, value)
+        size = len(value) + OVERHEAD_BYTES
+        if found.state != "down" and size <= LARGEST_BYTES:
+            entry = found.generation + b"\n" + value
+            keys = [f"{ENTRY}{digest}", lock, INDEX, SIZES]
+            await cache.script("write", STORE, keys, [entry, self.ttl, size, MOST_BYTES])
+        elif found.state != "down":
+            await cache.attempt("release", lambda redis: redis.delete(lock))
         return value
+
+    async def _look_up(self, cache: Cache, digest: str, tags: Sequence[str]) -> _Found:
+        lock = int(LOCK_SECONDS * 1000)
+        keys = [f"{ENTRY}{digest}", f"{LOCK}{digest}:", *tags]
+        # Tags outlive what is still to be computed.
+        found = await cache.script(
+            "read", LOOK_UP, keys, [uuid4().hex, cache.process, lock, self.ttl + lock]
+        )
+        return _Found(found[0].decode(), *found[1:]) if found else _Found("down", b"")
 
     def _read(self, value: bytes) -> R:
         return self.type.validate_json(value, by_alias=False, by_name=True)
 
-    def _slot(self, *args: P.args, **kwargs: P.kwargs) -> "_Slot":
+    def _keys(self, *args: P.args, **kwargs: P.kwargs) -> tuple[str, list[str]]:
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         key = {name: value for name, value in bound.arguments.items() if name not in self.ignore}
         digest = hashlib.sha256(json.dumps([self.name, key], default=_plain).encode()).hexdigest()
-        tags = [_tag_key(tag.format(**bound.arguments)) for tag in self.tags]
-        return _Slot(f"{PREFIX}entry:{digest}", f"{PREFIX}lock:{digest}:", tags, self.ttl)
-
-
-@dataclass(frozen=True)
-class _Found:
-    state: str
-    generation: bytes
-    value: bytes | None = None
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """The place of one result in Redis."""
-
-    entry: str
-    lock: str
-    tags: Sequence[str]
-    ttl: int
-
-    async def look_up(self, cache: Cache) -> _Found:
-        lock = int(LOCK_SECONDS * 1000)
-        # The generation outlives what is still to be computed.
-        args: list[str | bytes | int] = [uuid4().hex, cache.process, lock, self.ttl + lock]
-        found = await cache.script("read", LOOK_UP, [self.entry, self.lock, *self.tags], args)
-        return _Found(found[0].decode(), *found[1:]) if found else _Found("down", b"")
-
-    async def store(self, cache: Cache, found: _Found, value: bytes) -> None:
-        size = len(value) + OVERHEAD_BYTES
-        if found.state == "down" or size > LARGEST_BYTES:
-            await self.release(cache, found)
-            return
-        keys = [self.entry, self.lock + found.generation.decode(), INDEX, SIZES]
-        entry = found.generation + b"\n" + value
-        await cache.script("write", STORE, keys, [entry, self.ttl, size, MOST_BYTES])
-
-    async def release(self, cache: Cache, found: _Found) -> None:
-        if found.state != "down":
-            lock = self.lock + found.generation.decode()
-            await cache.attempt("release", lambda redis: redis.delete(lock))
+        return digest, [_tag_key(tag.format(**bound.arguments)) for tag in self.tags]
 
 
 def _forget(cache: Cache, key: tuple[str, bytes], task: asyncio.Task[bytes]) -> None:
