@@ -91,9 +91,9 @@ def serve() -> None:
 
 
 def beside(*command: str) -> None:
-    """Become `command`, with the key set served on this machine for as long as it runs.
+    """Replace this process with `command`, and serve the key set on this machine while it runs.
 
-    Not in production, and not if the settings name an issuer.
+    Serve nothing in production, or if the settings name an issuer.
     """
     production = os.environ.get("APP_ENV", "").lower() == "production"
     if not production and not any(os.environ.get(name) for name in SETTINGS):
@@ -102,7 +102,7 @@ def beside(*command: str) -> None:
         os.environ.update(zip(SETTINGS, (ISSUER, AUDIENCE, url), strict=True))
         parent = os.getpid()
         if os.fork() == 0:
-            # Ctrl-C is for the command; this process ends with it.
+            # Ctrl-C ends the command, and this process ends after it.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             server.timeout = 0.5
             while os.getppid() == parent:

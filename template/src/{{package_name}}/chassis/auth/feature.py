@@ -1,4 +1,4 @@
-"""The feature, but for what proves who calls: /v1/me, readiness, and OpenAPI's security scheme."""
+"""What API keys and tokens share: /v1/me, readiness, the security scheme in OpenAPI."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
