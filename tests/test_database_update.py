@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import commit, make_check, run
+from conftest import ROOT, commit, make_check, run
 from test_database import delete_the_example
 from test_update import NEXT, RELEASES, conflicts, merge_into, released, start, update, updater, upstream
 
@@ -25,6 +25,9 @@ def update_from_1_3_0(
     commit(project, "our work")
     merge_into(project, released(OLDER, database=database), released(NEXT, database=database))
     assert conflicts(project) == []
+    # A render brings it only for a project of 1.x.
+    script = (ROOT / "template/ops/imports.py.jinja").read_text().replace("{{ package_name }}", "my_service")
+    (project / "ops/imports.py").write_text(script)
     run("python3", "ops/imports.py", cwd=project)
     run("make", "lock", "format", cwd=project)
     return project
