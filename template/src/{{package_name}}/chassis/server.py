@@ -31,8 +31,8 @@ TOO_LONG = f"The request line and header fields may have at most {LONGEST_HEAD} 
 # Header fields and trailers of one request, or of all that wait for the responses before them:
 # each takes memory, however short it is.
 MOST_FIELDS = 100
-# How many bytes are read at once: of tiny chunks, these take 2 ms to parse.
-MOST_READ = 16_384
+# How many bytes are read at once: while others wait, their tiny chunks take a millisecond.
+MOST_READ = 8192
 # More is parsed in pieces of this size: what has no callback is counted by the piece.
 PIECE = 2048
 # Digits of a Content-Length. Python refuses to read thousands of them.
@@ -69,9 +69,6 @@ class Transport:
         return getattr(self.transport, name)
 
     def write(self, data: bytes) -> None:
-        if self.lingering:
-            # Of a response that was refused after its start.
-            return
         if self.held:
             data, self.held = self.held + data, b""
         elif len(data) <= LONGEST_HELD:
