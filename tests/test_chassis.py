@@ -21,7 +21,8 @@ def everything(installed_with: Callable[..., Path]) -> Path:
 
 def test_the_chassis_is_linted_and_typed_in_place(everything: Path, tmp_path: Path) -> None:
     tools, config = everything / ".venv/bin", everything / "pyproject.toml"
-    run(tools / "ruff", "check", "--config", config, HERE / "chassis")
+    # N999: the folder above has the name of a question.
+    run(tools / "ruff", "check", "--config", config, "--ignore=N999", HERE / "chassis")
     run(tools / "ruff", "format", "--check", "--config", config, HERE / "chassis")
     environment = {**os.environ, "MYPYPATH": str(HERE), "MYPY_CACHE_DIR": str(tmp_path)}
     typed = ("--explicit-package-bases", "--python-executable", tools / "python", HERE / "chassis")
@@ -31,7 +32,7 @@ def test_the_chassis_is_linted_and_typed_in_place(everything: Path, tmp_path: Pa
 def test_the_chassis_serves_where_it_lies(everything: Path) -> None:
     program = (
         "import chassis; from fastapi.testclient import TestClient\n"
-        "app = chassis.create_app(chassis.Settings(), title='Here', version='1')\n"
+        "app = chassis.create_app(chassis.Settings(log_level='error'), title='Here', version='1')\n"
         "print(TestClient(app).get('/health/ready').json())"
     )
     environment = {**os.environ, "PYTHONPATH": str(HERE), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -55,7 +56,7 @@ def test_two_services_fit_into_one_process(everything: Path, render: Any, tmp_pa
         "from fastapi import FastAPI; from fastapi.testclient import TestClient\n"
         "import first_desk.chassis, second_desk.chassis\n"
         "for chassis in (first_desk.chassis, second_desk.chassis):\n"
-        "    app = chassis.create_app(chassis.Settings(), title='Desk', version='1')\n"
+        "    app = chassis.create_app(chassis.Settings(log_level='error'), title='Desk', version='1')\n"
         "    print(TestClient(app).get('/metrics').text.count('build_info{'))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONDONTWRITEBYTECODE": "1"}

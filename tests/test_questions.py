@@ -239,7 +239,7 @@ def check_texts(project: Path, given: dict[str, str]) -> None:
 
 def app_texts(module: Path) -> tuple[str, str]:
     for node in ast.walk(ast.parse(module.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Service":
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "create_app":
             given = {keyword.arg: keyword.value for keyword in node.keywords}
             return ast.literal_eval(given["title"]), ast.literal_eval(given["description"])
-    raise AssertionError(f"no call of Service in {module}")
+    raise AssertionError(f"no call of create_app in {module}")
