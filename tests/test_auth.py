@@ -1,4 +1,4 @@
-"""Who may call: API keys from the first one on, tokens of an issuer that comes and goes."""
+"""Who may call: API keys and tokens, in containers and through make."""
 
 import contextlib
 import datetime
@@ -150,7 +150,7 @@ def test_make_api_key_refuses_an_invalid_name_or_scope_with_an_example(
 
 @pytest.fixture(scope="session")
 def image_with(answers: dict[str, str], template: Path, tmp_path_factory: Any) -> Iterator[Callable[[str], str]]:
-    """Return `image_with(auth)`: an image of a project with it, whose orders need the scope orders:write."""
+    """Return `image_with(auth)`: an image of a project with that answer, whose orders need the scope orders:write."""
     built: dict[str, str] = {}
 
     def image(auth: str) -> str:
@@ -313,7 +313,7 @@ def test_keys_may_come_from_a_secrets_file(image_with: Any, installed_with: Any,
         ("jwt", {"JWT_JWKS_URL": "ftp://hunter2/"}, ["JWT_ISSUER", "JWT_AUDIENCE", "JWT_JWKS_URL"]),
     ],
 )
-def test_a_fault_in_its_settings_is_told_by_variable_rule_and_example(
+def test_an_invalid_setting_is_one_line_with_variable_rule_and_example(
     image_with: Any, auth: str, variables: dict[str, str], told: list[str]
 ) -> None:
     given = [f"--env={name}={value}" for name, value in variables.items()]
@@ -326,7 +326,7 @@ def test_a_fault_in_its_settings_is_told_by_variable_rule_and_example(
 
 
 class Issuer:
-    """Publishes its key over HTTPS at the bridge's gateway, where containers find it, from `start` to `stop`."""
+    """Publishes its key over HTTPS at the bridge's gateway, which containers reach, from `start` to `stop`."""
 
     def __init__(self, folder: Path) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -387,7 +387,7 @@ class Issuer:
         self.server.server_close()
 
     def options(self, certificate: bool = True) -> list[str]:
-        """What a container needs to know of it."""
+        """Return the options of a container that trusts this issuer."""
         return [
             f"--env=JWT_ISSUER={NAME}",
             f"--env=JWT_AUDIENCE={AUDIENCE}",
@@ -440,13 +440,15 @@ def test_tokens_of_the_issuer_open_the_service(image_with: Any, issuer: Issuer) 
         assert "JWT_" not in json.dumps(inspect(image_with("jwt")))
 
 
-def test_an_issuer_may_go_away_and_come_back(image_with: Any, issuer: Issuer) -> None:
+def test_tokens_stay_valid_while_the_issuer_is_down_and_a_new_container_waits_for_it(
+    image_with: Any, issuer: Issuer
+) -> None:
     with container(image_with("jwt"), *issuer.options()) as (_, url):
         assert get(f"{url}/health/ready").status_code == 200
         issuer.stop()
         assert httpx2.get(f"{url}/v1/me", headers=issuer.bearer()).status_code == 200
         assert httpx2.get(f"{url}/health/ready").status_code == 200
-        # One that starts now knows no key, says so, and gets ready by itself.
+        # A container that starts now has no key, reports that, and becomes ready by itself.
         with container(image_with("jwt"), *issuer.options()) as (second, second_url):
             assert get(f"{second_url}/health/live").status_code == 200
             answer = httpx2.get(f"{second_url}/v1/me", headers=issuer.bearer())
@@ -468,14 +470,14 @@ def test_an_issuer_may_go_away_and_come_back(image_with: Any, issuer: Issuer) ->
     assert "Traceback" not in logged
 
 
-def test_an_issuer_that_nobody_vouches_for_is_not_believed(image_with: Any, issuer: Issuer) -> None:
+def test_keys_of_an_issuer_with_an_untrusted_certificate_are_not_used(image_with: Any, issuer: Issuer) -> None:
     """Its certificate is not among those that the image trusts."""
     with container(image_with("jwt"), *issuer.options(certificate=False)) as (name, url):
         assert get(f"{url}/v1/me", headers=issuer.bearer()).status_code == 503
         assert "CERTIFICATE_VERIFY_FAILED" in run("docker", "logs", name).stdout
 
 
-def test_the_standard_library_that_it_imports_is_compiled(image_with: Any) -> None:
+def test_the_standard_library_that_tokens_need_is_compiled_in_the_image(image_with: Any) -> None:
     imports = (
         "import uvicorn.lifespan.on, uvicorn.protocols.http.httptools_impl\n"
         "import asyncio\n"
@@ -489,8 +491,7 @@ def test_the_standard_library_that_it_imports_is_compiled(image_with: Any) -> No
     assert uncompiled(image_with("jwt"), imports) == []
 
 
-def test_it_adds_at_most_20_mb_to_the_image(image_with: Any, image: str) -> None:
-    """And nothing for API keys."""
+def test_tokens_add_at_most_20_mb_to_the_image_and_api_keys_nothing(image_with: Any, image: str) -> None:
     plain = inspect(image)["Size"]
     assert inspect(image_with("api-key"))["Size"] - plain < 1_000_000
     assert inspect(image_with("jwt"))["Size"] - plain < 20_000_000

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import errors
 from .feature import Feature
@@ -49,7 +49,12 @@ class Service(FastAPI):
 
     @classmethod
     def of(cls, connection: HTTPConnection) -> Service:
-        return cast(Service, connection.scope["app"])
+        return cast(Service, connection.scope["service"])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A mounted application replaces scope["app"].
+        scope["service"] = self
+        await super().__call__(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
         app = super().build_middleware_stack()

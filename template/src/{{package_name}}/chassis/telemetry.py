@@ -171,7 +171,7 @@ class Telemetry:
         names = [name for name, _ in headers]
         headers += [header for header in self.headers if header[0] not in names]
         headers.append(request_id)
-        service: Service = scope["app"]
+        service: Service = scope["service"]
         if service.stop.is_set():
             headers.append((b"connection", b"close"))
         message["headers"] = headers

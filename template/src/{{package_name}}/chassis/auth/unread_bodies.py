@@ -47,7 +47,7 @@ async def _authenticate(scope: Scope) -> None:
 
 def _is_protected(scope: Scope) -> bool:
     # A test that replaces a dependency decides who calls.
-    if scope["app"].dependency_overrides:
+    if scope["service"].dependency_overrides:
         return False
     route = scope.get("route")
     # FastAPI keeps what `include_router(dependencies=...)` adds to a route beside the route.
