@@ -75,7 +75,7 @@ from sqlalchemy import func, select
 from ..chassis.auth import Caller
 from ..chassis.database import ReadSessionDep, SessionDep
 from ..items.models import Item
-from ..rate_limit import rate_limit
+from ..chassis.cache import rate_limit
 
 router = APIRouter(prefix="/v1")
 
