@@ -17,6 +17,8 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
+__all__ = ["RESPONSES", "Problem", "problem"]
+
 # nginx's status for a client that closed its connection before the response.
 CLIENT_CLOSED_REQUEST = 499
 
