@@ -125,7 +125,7 @@ EDITS = [
     ("tests/conftest.py", "ENVIRONMENT: dict[str, str] = {\n", '    "WAREHOUSE_URL": "http://warehouse.test",\n'),
     ("tests/conftest.py", "ENVIRONMENT: dict[str, str] = {\n", '    "WAREHOUSE_TOKEN": "sesame",\n'),
     # The chassis's own tests are about its defaults.
-    ("tests/conftest.py", "ENVIRONMENT: dict[str, str] = {\n", '    "DOCS_ENABLED": "false",\n'),
+    ("tests/conftest.py", "ENVIRONMENT: dict[str, str] = {\n", '    "LOG_FORMAT": "console",\n'),
     ("tests/conftest.py", "ENVIRONMENT: dict[str, str] = {\n", '    "SHUTDOWN_DELAY_SECONDS": "1",\n'),
     ("pyproject.toml", 'version = "', "1."),
 ]
