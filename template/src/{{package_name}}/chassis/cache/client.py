@@ -28,7 +28,7 @@ logger = structlog.get_logger()
 # Of each key: services may share a Redis.
 PREFIX = f"{PACKAGE}:"
 CONNECTIONS = 50
-TIMEOUT_SECONDS = 0.5
+TIMEOUT_SECONDS = 1.0
 PAUSE_SECONDS = 1.0
 # From one log line about a refused command to the next.
 REPORT_SECONDS = 60.0
