@@ -73,7 +73,7 @@ def draw(lines: list[str]) -> str:
         if line
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {8 * WIDTH + 40} {height}" xml:space="preserve" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {8 * WIDTH + 40} {height}" style="white-space: pre" '
         'font-family="ui-monospace, Menlo, Consolas, monospace" font-size="13" fill="#e6e6e6">\n'
         f'<rect width="100%" height="100%" rx="8" fill="#1e1e1e"/>\n{rows}\n</svg>\n'
     )
