@@ -65,6 +65,13 @@ def broken(page: Path) -> list[str]:
     return found
 
 
+def test_code_stands_in_fences(project: Path) -> None:
+    """So that no block escapes test_docs.py, which runs them."""
+    for page in pages(project):
+        prose = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
+        assert not re.search(r"\n\n {4}\S", prose), page.name
+
+
 def test_links_of_a_project_lead_somewhere(project: Path) -> None:
     assert [link for page in pages(project) for link in broken(page)] == []
 
