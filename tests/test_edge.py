@@ -170,10 +170,13 @@ def test_200_slow_connections_are_closed_by_their_deadlines(image: str, source: 
 
 
 KEYS = b"{" + b",".join(b'"%x":0' % (65_536 + number) for number in range(99_999)) + b"}"
+OBJECTS = b"[" + b",".join([b"{}"] * 333_000) + b"]"
 
 
 @pytest.mark.parametrize(
-    ("number", "body"), [(260, b"x" * 1_000_000), (60, KEYS)], ids=["260, no JSON", "60, JSON of many keys"]
+    ("number", "body"),
+    [(260, b"x" * 1_000_000), (60, KEYS), (60, OBJECTS)],
+    ids=["260, no JSON", "60, JSON of many keys", "60, JSON of many objects"],
 )
 def test_uploads_of_1_mb_at_once_are_served_or_refused(image: str, source: Path, number: int, body: bytes) -> None:
     head = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -187,6 +190,30 @@ def test_uploads_of_1_mb_at_once_are_served_or_refused(image: str, source: Path,
         # Empty: reset, since it went on sending after its 503.
         assert set(statuses) <= {b"422", b"503", b""}
         assert b"422" in statuses
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD.replace(b" HTTP", b"?" + b"&".join(b"%x" % number for number in range(11_000)) + b" HTTP"),
+        HEAD + b"Cookie: " + b";".join(b"%x=1" % number for number in range(9000)) + b"\r\n",
+    ],
+    ids=["query parameters", "cookies"],
+)
+def test_thousands_of_values_are_refused_before_they_take_memory(image: str, source: Path, head: bytes) -> None:
+    request = head + b'Connection: close\r\nContent-Length: 16\r\n\r\n{"customer":"me"}'
+    with small(image, source) as (_, port), ThreadPoolExecutor(50) as pool:
+        connections = list(pool.map(lambda _: connect(port, request), range(490)))
+        assert {received[9:12] for received in pool.map(rest, connections)} == {b"431"}
+
+
+def test_bodies_of_tiny_chunks_leave_liveness_its_turn(image: str, source: Path) -> None:
+    chunks = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_900
+    with small(image, source) as (_, port), ThreadPoolExecutor(50) as pool:
+        connections = list(pool.map(lambda _: connect(port, chunks), range(250)))
+        time.sleep(3)
+        for connection in connections:
+            connection.close()
 
 
 def test_four_objects_of_100000_unknown_keys_get_a_short_response(image: str, source: Path) -> None:
