@@ -315,5 +315,5 @@ def test_up_starts_redis_hardened_and_the_service_after_it(
     assert not host["PortBindings"]
     settings = dict(zip(told[::2], told[1::2], strict=True))
     assert settings["maxmemory"] == str(64 * 1024 * 1024)
-    assert settings["maxmemory-policy"] == "volatile-lru"
+    assert settings["maxmemory-policy"] == "noeviction"
     assert [mount for mount in server["Mounts"] if mount["Type"] == "volume"] == []

@@ -19,9 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from .client import PREFIX, Cache
 
-# All entries together. Redis needs more: what it evicts for room could be a rate limit.
+# All entries together. Redis needs about twice that, and no eviction: it could evict a rate limit.
 MOST_BYTES = 32_000_000
-LARGEST_BYTES = 1_000_000
+# While they arrive, Redis holds each more than once, for every connection.
+LARGEST_BYTES = 100_000
 # Of Redis, for a key, its time to live and its place in the index.
 OVERHEAD_BYTES = 500
 # Tags share so many keys: two in one are invalidated together, and no input can make more keys.
@@ -75,7 +76,7 @@ while true do
     end
     if sum <= tonumber(ARGV[4]) and (tonumber(first[2]) > now or removed >= 100) then break end
     redis.call('ZREM', KEYS[3], first[1])
-    redis.call('UNLINK', first[1])
+    redis.call('DEL', first[1])
     sum = redis.call('HINCRBY', KEYS[4], '', -(redis.call('HGET', KEYS[4], first[1]) or 0))
     redis.call('HDEL', KEYS[4], first[1])
     removed = removed + 1
