@@ -1021,6 +1021,7 @@ def test_the_imports_of_1_x_are_rewritten_and_what_is_left_is_reported(start: An
         "from . import etags, items, pagination as pages\n"
         "from .database import (\n    SessionDep,  # for writing\n)\n"
         "from my_service.errors import problem\n"
+        "from .rate_limit import rate_limit\n"
         "from .settings import Settings\n"
         "from .http_cache import cached\n"
         "from . import health\n\n\n"
@@ -1031,18 +1032,19 @@ def test_the_imports_of_1_x_are_rewritten_and_what_is_left_is_reported(start: An
     assert make_update(project, "--yes").returncode == 0
     done = run("python3", "ops/imports.py", cwd=project, check=False)
     assert done.returncode == 1
-    assert own.read_text().splitlines()[:8] == [
+    assert own.read_text().splitlines()[:9] == [
         "from . import items",
         "from .chassis.database import etags, pagination as pages",
         "from .chassis.database import (",
         "    SessionDep,  # for writing",
         ")",
         "from my_service.chassis.errors import problem",
+        "from .chassis.cache import rate_limit",
         "from .settings import Settings",
         "from .http_cache import cached",
     ]
-    assert "src/my_service/desk.py:8: chassis.cache caches functions; see docs/cache.md" in done.stderr
-    assert "src/my_service/desk.py:12: a check is part of a Feature; see docs/operations.md" in done.stderr
+    assert "src/my_service/desk.py:9: chassis.cache caches functions; see docs/cache.md" in done.stderr
+    assert "src/my_service/desk.py:13: a check is part of a Feature; see docs/operations.md" in done.stderr
     assert (project / "ops/imports.py").exists()
 
 
