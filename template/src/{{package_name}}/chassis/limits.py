@@ -49,7 +49,9 @@ class RequestLimits:
             try:
                 receive = self._admit(scope, receive, body)
             except HTTPException as refusal:
-                app = _refusal(scope, refusal)
+                detail, headers = refusal.detail, dict(refusal.headers or {})
+                request = HTTPConnection(scope)
+                app = errors.problem(request, refusal.status_code, detail, headers=headers)
             await app(scope, receive, send)
         finally:
             self.requests -= 1
@@ -131,8 +133,3 @@ class _Body:
         if not message.get("more_body"):
             self.since = math.inf
         return message
-
-
-def _refusal(scope: Scope, error: HTTPException) -> ASGIApp:
-    headers = dict(error.headers or {})
-    return errors.problem(HTTPConnection(scope), error.status_code, error.detail, headers=headers)

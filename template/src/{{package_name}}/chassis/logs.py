@@ -1,4 +1,4 @@
-"""One form for every log line, the service's own and its libraries': JSON, or text to read."""
+"""One format for every log line, the service's and its libraries': JSON, or text to read."""
 
 import asyncio
 import json
@@ -78,7 +78,7 @@ def mark_as_logged(error: BaseException) -> None:
 
 
 class Output:
-    """Writes lines to a file, and never waits for one that is full or gone."""
+    """Writes lines to a file, and never waits for one that is full or closed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -161,7 +161,7 @@ def stdout() -> Output:
 class HeldLogger:
     """Writes each line with others that follow within HOLD_SECONDS, by one system call.
 
-    What is no file gets them in the next turn of the event loop: a test looks at once.
+    A stdout that is no file, as in tests, gets them in the next turn of the event loop.
     """
 
     def __init__(self, output: Output) -> None:
@@ -196,7 +196,7 @@ class LineHandler(logging.Handler):
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    # asyncio has one for each write to a connection that is gone.
+    # asyncio logs one for each write to a connection that is closed.
     if record.name == "asyncio" and record.msg.startswith("socket.send() raised"):
         return False
     error = record.exc_info[1] if record.exc_info else None
