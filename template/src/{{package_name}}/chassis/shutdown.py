@@ -73,9 +73,11 @@ async def lifespan(service: Service) -> AsyncIterator[None]:
 
     for number in handlers:
         signal.signal(number, begin)
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def leave() -> None:
