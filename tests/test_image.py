@@ -238,7 +238,7 @@ def test_no_secret_in_the_folder_reaches_it(project: Path, build: Any) -> None:
 
 def test_an_edit_of_the_source_leaves_the_dependencies_layer_alone(project: Path, build: Any) -> None:
     before = layers(build(project))
-    with (project / "src/nasty_service/health.py").open("a") as module:
+    with (project / "src/nasty_service/chassis/health.py").open("a") as module:
         module.write("\nEDITED = True\n")
     image = build(project)
     assert [old == new for old, new in zip(before, layers(image), strict=True)][-3:] == [True, True, False]
@@ -437,7 +437,7 @@ def test_a_run_that_fails_leaves_the_container_that_it_was_to_replace(made: Any,
     first = inspect(made.prefix + "orders")
     failed = made("run", PORT=taken_port, check=False)
     assert failed.returncode != 0
-    assert "that ran before runs again" in failed.stderr
+    assert "that ran before is running again" in failed.stderr
     assert get(f"http://127.0.0.1:{port}/health/live").status_code == 200
     assert inspect(made.prefix + "orders")["Id"] == first["Id"]
     assert run("docker", "ps", "--all", "--quiet", "--filter", f"name={made.prefix}").stdout.count("\n") == 1
@@ -473,7 +473,7 @@ def test_run_takes_up_an_edit_and_leaves_a_named_image_alone(made: Any, project:
     run("make", "run", f"NAME={made.prefix}orders", f"PORT={port}", cwd=project)
     built = inspect(made.prefix + "orders")["Image"]
     run("docker", "tag", "nasty-service", f"{made.prefix}image")
-    with (project / "src/nasty_service/health.py").open("a") as module:
+    with (project / "src/nasty_service/chassis/health.py").open("a") as module:
         module.write("\nEDITED = True\n")
     made("run", PORT=port)
     assert inspect(made.prefix + "orders")["Image"] == built
@@ -550,7 +550,7 @@ def test_every_grace_period_is_longer_than_the_stop(image: str, project: Path) -
     """Of plain `docker stop`, of `make run` and of compose."""
     program = (
         "from nasty_service.settings import Settings\n"
-        "from nasty_service.shutdown import TIDY_UP_SECONDS\n"
+        "from nasty_service.chassis.shutdown import TIDY_UP_SECONDS\n"
         "loaded = Settings()\n"
         "print(loaded.shutdown_delay + loaded.shutdown_grace_seconds + TIDY_UP_SECONDS)"
     )
@@ -565,7 +565,7 @@ def test_every_grace_period_is_longer_than_the_stop(image: str, project: Path) -
 def test_compose_watch_brings_an_edit_into_the_container(compose: Path, tmp_path: Path) -> None:
     port = free_port()
     (compose / ".env").write_text(f"PORT={port}\n")
-    module = compose / "src/nasty_service/health.py"
+    module = compose / "src/nasty_service/chassis/health.py"
     with (tmp_path / "watch.log").open("w+") as log:
         watching = subprocess.Popen(["docker", "compose", "watch"], cwd=compose, stdout=log, stderr=subprocess.STDOUT)
         try:

@@ -165,7 +165,7 @@ def test_the_chassis_tests_pass_whatever_the_owner_adds(owned: Callable[..., Pat
     run("make", "format", cwd=project)
     assert f"\n{IMPORTS}from . import warehouse\n" in (project / "src/my_service/app.py").read_text()
     assert f"\n{IMPORTS}from pydantic import SecretStr\n" in (project / "src/my_service/settings.py").read_text()
-    make_check(project)
+    make_check(project, "ARGS=--no-cov")
 
 
 def test_the_chassis_tests_pass_with_the_service_below_another_prefix(owned: Callable[..., Path]) -> None:
@@ -174,12 +174,13 @@ def test_the_chassis_tests_pass_with_the_service_below_another_prefix(owned: Cal
     for name in ("test_app", "test_warehouse"):
         (project / f"tests/{name}.py").unlink()
     run("make", "format", cwd=project)
-    run("make", "test", cwd=project)
+    run("make", "test", "ARGS=--no-cov", cwd=project)
 
 
 def test_a_setting_without_a_default_passes_the_type_checker(owned: Callable[..., Path]) -> None:
     program = "from my_service.chassis import load; from my_service.settings import Settings; load(Settings)"
     project = owned()
+    run("make", "format", cwd=project)
     run("make", "lint", cwd=project)
     refused = run("uv", "run", "python", "-c", program, cwd=project, check=False)
     assert refused.stderr.splitlines()[-2:] == ["WAREHOUSE_URL: Field required", "WAREHOUSE_TOKEN: Field required"]

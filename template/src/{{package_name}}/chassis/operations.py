@@ -17,9 +17,9 @@ class Operations(BaseRoute):
     """The routes of some routers, none of which has a parameter in its path."""
 
     def __init__(self, routers: Iterable[APIRouter]) -> None:
-        self.routes = [route for router in routers for route in router.routes]
+        self.router = APIRouter(routes=[route for router in routers for route in router.routes])
         self.by_path: dict[str, list[BaseRoute]] = defaultdict(list)
-        for route in cast(list[Route], self.routes):
+        for route in cast(list[Route], self.router.routes):
             self.by_path[route.path].append(route)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -31,15 +31,16 @@ class Operations(BaseRoute):
         for route in self.by_path.get(path, ()):
             match, child = route.matches(scope)
             if match is not Match.NONE and best[0] is not Match.FULL:
-                best = match, {**child, "route": route}
+                best = match, child
         return best
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await scope["route"].handle(scope, receive, send)
+        # FastAPI's router, so that traces name the route too.
+        await self.router.app(scope, receive, send)
 
     def describe(self, document: dict[str, Any]) -> None:
         """Add these routes to an OpenAPI document, below the others."""
-        described = get_openapi(title="", version="", routes=self.routes)
+        described = get_openapi(title="", version="", routes=self.router.routes)
         document["paths"].update(described["paths"])
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas.update(described.get("components", {}).get("schemas", {}))

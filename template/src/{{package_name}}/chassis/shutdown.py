@@ -12,7 +12,7 @@ import structlog
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from .feature import Feature, NotReadyError
+from .feature import Feature
 from .service import Service
 
 # From the end of the grace to the end of the process: `docker stop` kills after 10 seconds.
@@ -89,7 +89,7 @@ def leave() -> None:
 async def is_not_stopping(service: Service) -> None:
     """Readiness ends when a stop begins."""
     if service.stop.is_set():
-        raise NotReadyError("the service is stopping")
+        raise RuntimeError("the service is stopping")
 
 
 feature = Feature(name="shutdown", lifespan=lifespan, checks={"shutdown": is_not_stopping})
