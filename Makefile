@@ -34,10 +34,10 @@ check: $(UV) ## Check the style of the template's own code
 	$(RUN) ruff format --check
 	$(RUN) shellcheck -x .ci/run .ci/prepare .ci/tag-releases tests/standins/*.sh template/ops/with-args.sh
 
-test: $(UV) ## Run the tests (ARGS="tests/test_copy.py"); what needs Docker is skipped where none answers
+test: $(UV) ## Run the tests (ARGS="tests/test_copy.py"); what needs Docker is skipped without it
 	$(WITH_ARGS) $(RUN) pytest
 
-test-all: ## Run the tests, and fail where no Docker engine answers
+test-all: ## Run the tests, and fail if no Docker engine responds
 	REQUIRE_DOCKER=1 $(MAKE) test
 
 bench: $(UV) ## Measure against a bare application, and write benchmarks/README.md (ARGS="throughput")

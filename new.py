@@ -25,7 +25,7 @@ def main(destination: str, *arguments: str) -> int:
     try:
         _, status = CopierApp.run(command, exit=False)
     except ValueError as refused:
-        # Copier shows an answer that a rule refuses at the end of a traceback.
+        # If a rule refuses an answer, Copier shows that at the end of a traceback.
         sys.exit(f"Nothing was written. {refused}")
     if status == 0:
         _record_origin(project / ".copier-answers.yml")
@@ -33,7 +33,7 @@ def main(destination: str, *arguments: str) -> int:
 
 
 def _record_origin(answers: Path) -> None:
-    """Let colleagues update too: name the repository that this clone came from, not the clone."""
+    """Record the repository that this clone came from, so that colleagues can update too."""
     origin = _git("remote", "get-url", "origin")
     if not answers.exists():
         return
@@ -41,15 +41,15 @@ def _record_origin(answers: Path) -> None:
     if origin:
         recorded = re.sub(r"(?m)^_src_path: .*$", lambda _: f"_src_path: {origin}", recorded)
         answers.write_text(recorded, encoding="utf-8")
-    # None where the template was unpacked from an archive.
+    # There is no commit if the template was unpacked from an archive.
     commit = yaml.safe_load(recorded).get("_commit")
     if commit and not _git("branch", "--remotes" if origin else "--all", "--contains", commit):
         place = origin or CLONE
-        print(f"The template's commit {commit} is not in {place}: until it is, no update works.", file=sys.stderr)
+        print(f"The template's commit {commit} is not in {place}: until it is, updates fail.", file=sys.stderr)
 
 
 def _git(*arguments: str) -> str:
-    """Return what git says of this clone, or nothing where it fails."""
+    """Return what git prints about this clone, or nothing if it fails."""
     return subprocess.run(["git", "-C", CLONE, *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
 

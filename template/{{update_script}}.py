@@ -78,7 +78,7 @@ def update(*arguments: str) -> int:
         project.refuse_hidden_edits(merged, Path(folder))
         print(releases["news"].strip(), end="\n\n" if releases["news"].strip() else "")
         confirm(merged, arguments, agreed=options.yes)
-        # Somebody may have saved a file meanwhile.
+        # Somebody may have saved a file in the meantime.
         project.refuse_uncommitted()
         project.write(scratch, merged)
     headline = f"Updated from template release {old} to {new}" if old != new else "Updated"
@@ -210,7 +210,7 @@ class Project:
     def git(
         self, *arguments: str, check: bool = True, at: Path | None = None, **options: Any
     ) -> Any:
-        """Run git as its owner does, but for hooks and what would hide an edit."""
+        """Run git with its owner's settings, but without hooks and what would hide an edit."""
         ours = ["core.hooksPath=/dev/null", "core.fsmonitor=false", "core.safecrlf=false"]
         command = ["git", *(part for setting in ours for part in ("-c", setting)), *arguments]
         environment = {**os.environ, "LC_ALL": "C", **options.pop("env", {})}
@@ -229,7 +229,7 @@ class Project:
         return "" if str(self.prefix) == "." else str(self.prefix)
 
     def refuse_uncommitted(self) -> None:
-        """Fail unless all is committed in the project's folder, and nothing is half merged."""
+        """Fail unless all files of the project are committed, and no merge is unfinished."""
         if self.git("ls-files", "--unmerged").stdout:
             fail(
                 "A merge is not finished: resolve its conflicts and commit. "
@@ -255,7 +255,7 @@ class Project:
             )
 
     def refuse_hidden_edits(self, merged: "Merge", folder: Path) -> None:
-        """Fail where git was told not to notice an edit that the update would overwrite."""
+        """Fail if git was told to overlook an edit that the update would overwrite."""
         # A new index knows nothing of assume-unchanged and skip-worktree.
         fresh = {"env": {"GIT_INDEX_FILE": str(folder / "fresh-index")}}
         self.git("read-tree", "HEAD", **fresh)
@@ -270,7 +270,7 @@ class Project:
             )
 
     def write(self, scratch: "Scratch", merged: "Merge") -> None:
-        """Bring the merge into the work tree and the index, wholly or not at all."""
+        """Write the merge into the work tree and the index, completely or not at all."""
         objects = scratch.pack(merged)
         self.git("unpack-objects", "-q", input=objects)
         tree = self._whole_tree(scratch.tree(merged.files))
@@ -290,7 +290,7 @@ class Project:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _whole_tree(self, tree: str) -> str:
-        """Return the repository's tree, with `tree` in the place of the project's folder."""
+        """Return the repository's tree, with `tree` as the project's folder."""
         for folder, name in [
             (part.parent, part.name) for part in [self.prefix, *self.prefix.parents] if part.name
         ]:
@@ -377,7 +377,7 @@ class Merge:
 
 
 class Scratch:
-    """A repository in a temporary folder, which reads the project's objects and nobody's settings."""
+    """A repository in a temporary folder: it reads the project's objects, but no user's settings."""
 
     def __init__(self, folder: Path, project: Project) -> None:
         self.folder = folder
@@ -409,7 +409,7 @@ class Scratch:
         return os.fsdecode(self.git(*arguments, **options).stdout).strip("\n")
 
     def add(self, folder: Path) -> Tree:
-        """Store a folder's files, those too that a .gitignore names."""
+        """Store a folder's files, including those that a .gitignore names."""
         index = {"env": {"GIT_INDEX_FILE": str(folder.with_suffix(".index"))}}
         self.git(f"--work-tree={folder}", "add", "--force", "--all", ".", **index)
         return parse_stages(split(self.git("ls-files", "--stage", "-z", **index).stdout))[0]
@@ -458,7 +458,7 @@ def merge_releases(
 
 
 def follow_moves(old: Tree, ours: Tree, new: Tree, moves: list[list[str]]) -> list[str]:
-    """Move in `old` and in `ours` what a release says that it moved; return the owner's moves."""
+    """Move files in `old` and `ours` as a release moved them; return the owner's moves."""
     moved = []
     for before, after in moves:
         if before in new or after not in new:
@@ -471,7 +471,7 @@ def follow_moves(old: Tree, ours: Tree, new: Tree, moves: list[list[str]]) -> li
 
 
 def refuse_folders_for_files(ours: Tree, new: Tree) -> None:
-    """Fail where the project has a folder by the name of a file of the template, or the reverse."""
+    """Fail if the project has a folder with the name of a template's file, or the reverse."""
     for mine, theirs in ((ours, new), (new, ours)):
         folders = {str(parent) for name in mine for parent in PurePosixPath(name).parents}
         if both := sorted(folders & theirs.keys()):
@@ -485,7 +485,7 @@ def refuse_folders_for_files(ours: Tree, new: Tree) -> None:
 
 
 def leave_owned(old: Tree, ours: Tree, new: Tree, owned: list[list[list[str]]]) -> None:
-    """Take what is the owner's once made out of the difference between the releases."""
+    """Remove files that are the owner's once made from the difference between the releases."""
     for before, after in owned:
         if before and after:
             for name in after:
@@ -497,7 +497,7 @@ def leave_owned(old: Tree, ours: Tree, new: Tree, owned: list[list[list[str]]]) 
 
 
 def leave_ignored(project: Project, merged: Merge, committed: Tree) -> None:
-    """Leave the owner's ignored files alone, such as `.env`, where the template brings one."""
+    """Leave the owner's ignored files alone, such as `.env`, even if the template brings one."""
     for name in sorted(merged.files.keys() - committed.keys()):
         path = project.folder / name
         above = [parent for parent in path.parents if parent.is_relative_to(project.folder)]
@@ -604,7 +604,7 @@ def hunks(lines: list[bytes]) -> list[list[bytes] | Hunk]:
     """Split what git merged in diff3 style into lines and conflicts."""
     signs = [sign_of(line) for line in lines]
     if len({signs.count(sign) for sign in SIGNS}) > 1:
-        # A line of the file looks like a marker: what belongs where can't be known.
+        # A line of the file looks like a marker, so it is unclear which side a line belongs to.
         return [lines]
     side: list[bytes] = []
     pieces: list[list[bytes] | Hunk] = [side]
@@ -715,7 +715,7 @@ def rendered(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(asked: dict[str, Any]) -> dict[str, Any]:
-    """Clone the template and render two of its releases; raise `RefusedError` where that fails."""
+    """Clone the template and render two of its releases; raise `RefusedError` if that fails."""
     import yaml
 
     folder, check = Path(asked["folder"]), asked["check"]
@@ -753,11 +753,11 @@ def render(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 class RefusedError(Exception):
-    """An update that can't be; its arguments are the lines to print."""
+    """An update that is not possible; the arguments are the lines to print."""
 
 
 class Template:
-    """A clone of the template's repository, from which Copier renders without anybody's settings."""
+    """A clone of the template's repository, from which Copier renders without a user's settings."""
 
     def __init__(self, source: str, folder: Path) -> None:
         self.folder = folder / "template.git"

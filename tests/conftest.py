@@ -275,7 +275,7 @@ def engine() -> None:
     """A Docker engine answers; else the test is skipped, or fails under REQUIRE_DOCKER=1."""
     if shutil.which("docker") and run("docker", "info", check=False).returncode == 0:
         return
-    without_engine("no Docker engine answers")
+    without_engine("no Docker engine responds")
 
 
 def without_engine(reason: str) -> NoReturn:

@@ -114,7 +114,7 @@ def test_make_run_starts_a_service_without_redis(image: str, render: Any, tmp_pa
         told = run("make", "run", *names, cwd=project).stdout
     finally:
         run("make", "stop", *names, cwd=project)
-    assert told == f"started t{port}; it answers at http://127.0.0.1:{port}/docs\n"
+    assert told == f"started t{port}; it responds at http://127.0.0.1:{port}/docs\n"
 
 
 @pytest.fixture(scope="module")

@@ -339,7 +339,7 @@ def test_the_image_job_passes_in_a_fresh_project(
         without_engine(str(reason))
     try:
         printed = execute(job(project, "image"), project, {**os.environ, "PORT": str(free_port())})
-        assert f"started {name}; it answers at http://127.0.0.1:" in printed[0]
+        assert f"started {name}; it responds at http://127.0.0.1:" in printed[0]
         assert printed[1] == f"{name} stopped\n"
         assert json.loads(printed[3])["status"] == "ok"
         assert run("docker", "ps", "--all", "--quiet", "--filter", f"name={name}").stdout == ""
@@ -362,7 +362,7 @@ def test_probe_tells_what_is_not_ready(render: Any, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
     failed = run("make", "probe", cwd=render(), env=environment, check=False)
     assert failed.returncode != 0
-    assert failed.stderr.splitlines()[0] == f"it is not ready: {unready}"
+    assert failed.stderr.splitlines()[0] == f"the service is not ready: {unready}"
     (tools / "docker").write_text("#!/bin/sh\n")
     failed = run("make", "probe", cwd=render(), env=environment, check=False)
     assert failed.returncode != 0
@@ -456,7 +456,7 @@ def test_a_tag_that_is_not_the_projects_version_publishes_nothing(render: Any, n
 def test_sign_needs_cosign_and_something_to_sign(render: Any, tmp_path: Path, noted: Any) -> None:
     environment, _ = noted
     failed = run("make", "sign", cwd=render(), env=environment, check=False)
-    assert failed.stderr.splitlines()[0] == "nothing to sign: 'make publish' first"
+    assert failed.stderr.splitlines()[0] == "nothing to sign: run 'make publish' first"
     for name in ("sh", "make", "sed", "git", "tail", "tr"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
     failed = run("make", "sign", cwd=render(), env={"PATH": str(tmp_path)}, check=False)

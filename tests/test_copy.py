@@ -158,14 +158,14 @@ def test_make_new_records_the_clones_origin(clone: Path, tmp_path: Path) -> None
     assert "Answer a few questions" not in printed.stderr
     assert f"Order Desk, from release {answers['template_release']} of the template, is in" in printed.stderr
     assert "make run" in printed.stderr
-    assert "no update works" not in printed.stderr
+    assert "updates fail" not in printed.stderr
 
 
 def test_make_new_says_that_the_origin_lacks_the_commit(clone: Path, tmp_path: Path) -> None:
     commit(clone, "not pushed")
     assert f"is not in {tmp_path}/snapshot: until it is" in make_new(clone, "../orders", "--defaults").stderr
     run("git", "push", "--quiet", "origin", "HEAD:next", cwd=clone)
-    assert "no update works" not in make_new(clone, "../shop", "--defaults").stderr
+    assert "updates fail" not in make_new(clone, "../shop", "--defaults").stderr
 
 
 def test_make_new_works_in_an_unpacked_archive(clone: Path, tmp_path: Path) -> None:

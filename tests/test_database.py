@@ -576,7 +576,7 @@ def test_make_up_hardens_every_container_and_publishes_only_the_service(compose:
 def test_make_up_refuses_to_replace_a_lost_password(compose: tuple[Path, str]) -> None:
     project, url = compose
     last = run("make", "up", cwd=project).stdout.splitlines()[-1]
-    assert last == f"started postgres service; it answers at {url}/docs"
+    assert last == f"started postgres service; it responds at {url}/docs"
     run("make", "down", cwd=project)
     (project / ".secrets").rename(project / "elsewhere")
     refused = run("make", "up", cwd=project, check=False)

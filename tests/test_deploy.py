@@ -691,7 +691,7 @@ def test_diff_shows_what_would_change_and_changes_nothing(cluster: played.Cluste
         ({"OVERLAY": "test"}, "which image? for example: make deploy OVERLAY=test IMAGE="),
         ({"OVERLAY": "test", "IMAGE": "orders 1:2"}, "which image? for example: "),
         ({"OVERLAY": "test", "IMAGE": "localhost:5000/orders"}, "IMAGE needs a tag or a digest, for example "),
-        ({"OVERLAY": "test", "IMAGE": "orders:1"}, "no cluster answers to kubectl: choose one with "),
+        ({"OVERLAY": "test", "IMAGE": "orders:1"}, "kubectl reaches no cluster: choose one with "),
     ],
 )
 def test_a_bad_call_is_told_in_one_line(

@@ -369,9 +369,9 @@ def test_one_image_runs_as_production_and_as_test_side_by_side(made: Any) -> Non
 def test_run_again_replaces_the_container_and_stop_again_is_no_error(made: Any) -> None:
     port = str(free_port())
     made("stop")
-    assert f"answers at http://127.0.0.1:{port}/docs" in made("run", PORT=port).stdout
+    assert f"responds at http://127.0.0.1:{port}/docs" in made("run", PORT=port).stdout
     first = inspect(made.prefix + "orders")
-    assert "answers at" in made("run", PORT=port).stdout
+    assert "responds at" in made("run", PORT=port).stdout
     second = inspect(made.prefix + "orders")
     assert first["Id"] != second["Id"]
     assert run("docker", "ps", "--all", "--quiet", "--filter", f"name={made.prefix}").stdout.count("\n") == 1
@@ -532,8 +532,8 @@ def add_worker(project: Path, program: str) -> None:
 def test_up_works_with_a_service_that_has_no_health_check(compose: Path) -> None:
     (compose / ".env").write_text(f"PORT={free_port()}\n")
     add_worker(compose, "import time; time.sleep(600)")
-    assert "answers at" in run("make", "up", cwd=compose).stdout
-    assert "answers at" in run("make", "up", cwd=compose).stdout
+    assert "responds at" in run("make", "up", cwd=compose).stdout
+    assert "responds at" in run("make", "up", cwd=compose).stdout
     running = run("docker", "compose", "ps", "--services", cwd=compose).stdout.split()
     assert sorted(running) == ["service", "worker"]
 

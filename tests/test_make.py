@@ -43,7 +43,7 @@ def test_a_bad_port_is_reported_before_anything_happens(project: Path, bare_path
         (bare_path / tool).chmod(0o755)
     failed = run("make", target, f"PORT={port}", cwd=project, env={"PATH": str(bare_path)}, check=False)
     assert failed.returncode != 0
-    assert failed.stderr.startswith("PORT is a number such as 8000")
+    assert failed.stderr.startswith("PORT should be a number from 1 to 65535 such as 8000")
     assert not (project / "called").exists()
 
 
@@ -54,7 +54,7 @@ def test_a_bad_name_is_reported_before_anything_happens(project: Path, bare_path
     (bare_path / "docker").chmod(0o755)
     failed = run("make", target, f"NAME={name}", cwd=project, env={"PATH": str(bare_path)}, check=False)
     assert failed.returncode != 0
-    assert failed.stderr.startswith("NAME is the container's name, such as my-service-test")
+    assert failed.stderr.startswith("NAME should be a name for the container, such as my-service-test")
     assert not (project / "called").exists()
 
 
@@ -64,7 +64,7 @@ def test_an_engine_that_is_down_is_reported_in_one_line(project: Path, bare_path
     client.chmod(0o755)
     failed = run("make", "build", cwd=project, env={"PATH": str(bare_path)}, check=False)
     assert failed.returncode != 0
-    assert failed.stderr.splitlines()[0].startswith("no Docker engine answers: ")
+    assert failed.stderr.splitlines()[0].startswith("no Docker engine responds: ")
 
 
 def test_a_missing_uv_is_installed_with_pip(project: Path, bare_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_port_in_env_is_text(project: Path, bare_path: Path) -> None:
         (project / ".env").write_text(f"PORT={value}\nAPP_ENV={value}\n")
         for target in ("run", "dev"):
             failed = run("make", target, cwd=project, env={"PATH": str(bare_path)}, check=False)
-            assert failed.stderr.startswith("PORT is a number such as 8000")
+            assert failed.stderr.startswith("PORT should be a number from 1 to 65535 such as 8000")
         assert not (project / "pwned").exists()
 
 

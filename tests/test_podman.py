@@ -61,7 +61,7 @@ def test_every_command_for_one_container_works_with_podman(podman: Path) -> None
     assert "HEALTHCHECK" in run("podman", "history", "--no-trunc", "podman-orders").stdout
     for _ in range(2):
         told = run("make", "run", f"PORT={port}", "APP_ENV=test", cwd=podman).stdout
-        assert f"started podman-orders; it answers at http://127.0.0.1:{port}/docs" in told
+        assert f"started podman-orders; it responds at http://127.0.0.1:{port}/docs" in told
     assert get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
     names = run("podman", "ps", "--all", "--format", "{{.Names}}", "--filter", "name=podman-orders").stdout
     assert names == "podman-orders\n"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fail with one line that says what a command lacks: `check.sh docker|compose|name|port|python`.
+# Check what a command needs, or fail with one line: `check.sh docker|compose|name|port|python`.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=project.sh
 . "${0%/*}/project.sh"
@@ -7,7 +7,7 @@ set -eu
 check_docker() {
     command -v "${engine%% *}" >/dev/null ||
         fail "$engine is not installed: see https://docs.docker.com/get-docker/, or set DOCKER=podman"
-    engine info >/dev/null 2>&1 || fail "no Docker engine answers: start Docker, or ask for access to its socket"
+    engine info >/dev/null 2>&1 || fail "no Docker engine responds: start Docker, or ask for access to its socket"
 }
 
 check_compose() {
@@ -17,7 +17,7 @@ check_compose() {
 
 check_name() {
     case $name in
-    '' | ? | [!A-Za-z0-9]* | *[!A-Za-z0-9_.-]*) fail "NAME is the container's name, such as $project-test" ;;
+    '' | ? | [!A-Za-z0-9]* | *[!A-Za-z0-9_.-]*) fail "NAME should be a name for the container, such as $project-test" ;;
     esac
 }
 
@@ -25,7 +25,7 @@ check_port() {
     number=${port##*:}
     case $number in '' | *[!0-9]* | ??????*) number=0 ;; esac
     if [ "$number" -lt 1 ] || [ "$number" -gt 65535 ]; then
-        fail "PORT is a number such as 8000 (1 to 65535), or an address and one such as 0.0.0.0:8000"
+        fail "PORT should be a number from 1 to 65535 such as 8000, or an address with one such as 0.0.0.0:8000"
     fi
 }
 
@@ -33,7 +33,7 @@ check_port() {
 check_python() {
     of_image=$(sed -n 's/^ARG PYTHON_IMAGE=.*python:\(3[.][0-9]*\).*/\1/p' Dockerfile)
     [ -n "${UV_PYTHON-}" ] || [ "${of_image:-$1}" = "$1" ] ||
-        echo "The image runs Python $of_image, these checks ran on $1: to check with the image's, run UV_PYTHON=$of_image make check" >&2
+        echo "The image runs Python $of_image, but these checks ran on $1: to check with $of_image, run UV_PYTHON=$of_image make check" >&2
 }
 
 command=$1

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The logic of `make up` and `make down`; also writes the secrets that compose's containers read.
+# What `make up` and `make down` do; also writes the secrets that compose's containers read.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=project.sh
 . "${0%/*}/project.sh"
@@ -7,7 +7,7 @@ set -eu
 . "${0%/*}/words.sh"
 
 up() {
-    # The folder .secrets is new in each clone.
+    # Each new clone lacks the folder .secrets.
     if [ "$database" = postgresql ] && [ ! -e .secrets/DATABASE_URL ]; then secrets; fi
     if [ -f ops/issuer.py ]; then issuer; fi
     # Wait for this service alone: some versions of compose can't wait for one without a health check, such as a worker.
@@ -18,10 +18,10 @@ up() {
     if [ -n "$started" ] && [ -z "$failing" ]; then
         # shellcheck disable=SC2046
         set -- $(engine compose ps --format '{{.Service}}')
-        echo "started $*; it answers at http://$(engine compose port service 8000)/docs"
+        echo "started $*; it responds at http://$(engine compose port service 8000)/docs"
         return
     fi
-    # Without one, the reason is what compose printed last, such as a port that is taken.
+    # If no service failed, compose has printed the reason, such as a port that is taken.
     # shellcheck disable=SC2086
     [ -z "$failing" ] || engine compose logs --tail 20 $failing
     return 1
@@ -38,11 +38,11 @@ down() {
     engine compose down "$@"
 }
 
-# Only you can open the folder; the files are readable for the users of the containers.
+# Only you can open the folder; the users of the containers can read the files.
 secrets() {
     volume=${COMPOSE_PROJECT_NAME:-$project}_postgres
     if engine volume inspect "$volume" >/dev/null 2>&1; then
-        echo "the password of this project's PostgreSQL was in .secrets, which is missing: restore it," >&2
+        echo "the password of this project's PostgreSQL was in the folder .secrets, which is missing: restore it," >&2
         fail "or delete the data with '$engine volume rm $volume'"
     fi
     mkdir -p .secrets && chmod 700 .secrets

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The logic of `make build`, `run`, `stop`, `probe` and `logs`.
+# What `make build`, `run`, `stop`, `probe` and `logs` do.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=project.sh
 . "${0%/*}/project.sh"
@@ -21,7 +21,7 @@ build() {
     engine build --tag "$image" --build-arg "VERSION=$(version)" --build-arg "REVISION=$(revision)" "$@" .
 }
 
-# One `make run` of a name at a time. The lock is a container that never starts: names are unique in an engine.
+# Only one `make run` of a name at a time. The lock is a container that never starts: its name is unique in an engine.
 lock() {
     tries=180
     until locked=$(engine create --name "$name-starting" "$image" 2>&1); do
@@ -41,9 +41,9 @@ unlock() {
     exit "$status"
 }
 
-# If the new container can't start, start the one that it was to replace again.
+# If the new container can't start, start the old one again.
 restore() {
-    # Until the old one is renamed, this is its name.
+    # Until the old container is renamed, it still has this name.
     if [ "$replacing" = new ] && has "$name"; then engine rm --force "$name" >/dev/null; fi
     if has "$name-replaced"; then engine rename "$name-replaced" "$name"; fi
     if has "$name"; then
@@ -88,7 +88,7 @@ hardened() {
     engine run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges "$@"
 }
 
-# Not by the image's health check, which some engines run only with systemd.
+# Without the image's health check, which some engines run only with systemd.
 wait_for_a_response() {
     tries=60
     while [ "$tries" -gt 0 ] && runs "$name"; do
@@ -97,13 +97,13 @@ wait_for_a_response() {
         if [ -n "$response" ]; then
             detail=$(echo "$response" | sed 's/.*"detail":"\([^"]*\)".*/\1/')
             [ -n "$ready" ] || set -- ", but is not ready: $detail. 'make stop up' starts what it needs too"
-            echo "started $name; it answers at http://$(engine port "$name" 8000 | head -n 1)/docs${1-}"
+            echo "started $name; it responds at http://$(engine port "$name" 8000 | head -n 1)/docs${1-}"
             return
         fi
         tries=$((tries - 1))
         sleep 0.5
     done
-    echo "$name does not answer; its last lines:" >&2
+    echo "$name does not respond; its last log lines:" >&2
     engine logs --tail 20 "$name" >&2
     return 1
 }
@@ -146,7 +146,7 @@ probe() {
         fi
         sleep 1
     done
-    echo "it is not ready: $response" | tail -n 1 >&2
+    echo "the service is not ready: $response" | tail -n 1 >&2
     return 1
 }
 

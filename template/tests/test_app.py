@@ -1,4 +1,4 @@
-"""Tests of your application; `client` is a caller that it knows."""
+"""Tests of your application; `client` sends valid credentials, if there are any."""
 
 from fastapi.testclient import TestClient
 

@@ -1,6 +1,6 @@
-"""The tests of the chassis: the template's, as `make update` brings them."""
+"""The tests of the chassis, which the template maintains."""
 
 import pytest
 
-# Failed assertions in helpers show their values, as those in tests do.
+# Failed assertions in helpers show values, as those in tests do.
 pytest.register_assert_rewrite(f"{__name__}.support")

@@ -1,4 +1,4 @@
-"""The template's side of the service: what every service needs and no domain is about."""
+"""The part of the service that the template maintains; import its names from here."""
 
 from .app import create_app
 from .errors import problem

@@ -15,18 +15,18 @@ from .settings import DISTRIBUTION, Settings
 
 
 def pipeline(settings: Settings, features: Sequence[Feature]) -> list[Middleware]:
-    """List what requests and WebSockets pass, outermost first; FastAPI is inside."""
+    """List the middleware that requests and WebSockets pass, outermost first."""
     return [
         # The id, the log line, the metrics; headers of every response.
         Middleware(telemetry.Telemetry, security.HEADERS, settings.log_format),
         # 400 unless ALLOWED_HOSTS lists the Host.
         Middleware(security.AllowedHosts, settings.allowed_hosts),
-        # CORS_ORIGINS: 403 to a WebSocket handshake, CORS headers for requests.
+        # CORS_ORIGINS: 403 to a WebSocket handshake of another origin, CORS headers for requests.
         Middleware(security.HandshakeOrigins, settings.cors_origins),
         *_cors(settings),
-        # How WebSockets end: with a code, or a problem document before they are open.
+        # WebSockets end with a code or, before they are open, with a problem document.
         Middleware(sockets.Ending),
-        # 413, 503: how large, how many at once.
+        # 413 to a body that is too large, 503 while there are too many requests.
         Middleware(limits.RequestLimits, settings),
         *(layer for feature in features for layer in feature.middleware),
     ]

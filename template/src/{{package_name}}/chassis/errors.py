@@ -1,4 +1,4 @@
-"""Every error leaves as a problem document, `application/problem+json` (RFC 9457)."""
+"""Every error response is a problem document, `application/problem+json` (RFC 9457)."""
 
 import http.client
 from collections.abc import Sequence
@@ -47,10 +47,10 @@ class ProblemResponse(JSONResponse):
     media_type = "application/problem+json"
 
 
-# The most errors of one request that are listed.
+# How many errors of one request are listed at most, and their bytes.
 MOST_ERRORS = 100
 MOST_ERROR_BYTES = 9000
-# With more, they are only counted: 100,000 unknown keys would take 100 MB to describe.
+# If there are more, they are only counted: 100,000 unknown keys would take 100 MB to describe.
 MOST_DESCRIBED = 1000
 
 _SCHEMAS = "#/components/schemas/{model}"
@@ -112,19 +112,19 @@ async def on_invalid_request(
 
 
 async def on_disconnect(request: Request, error: ClientDisconnect) -> Response:
-    # For the log; nobody reads it.
+    # Only for the log: the client is gone.
     return problem(request, CLIENT_CLOSED_REQUEST)
 
 
 async def on_crash(request: Request, error: Exception) -> Response:
-    # Nothing of the error: its request id finds it in the logs.
+    # No details of the error: the request id leads to them in the logs.
     return problem(request, 500)
 
 
 def _validate(
     field: ModelField, value: Any, values: Any = None, *, loc: tuple[int | str, ...] = ()
 ) -> tuple[Any, list[dict[str, Any]]]:
-    # Replaces FastAPI's, which describes every error before any handler can cut the list.
+    # Replaces FastAPI's method, which describes every error before a handler can cut the list.
     try:
         return field._type_adapter.validate_python(value, from_attributes=True), []
     except ValidationError as error:
@@ -146,7 +146,7 @@ def install(app: FastAPI) -> None:
 
 
 def describe(openapi: dict[str, Any]) -> None:
-    """Add what `RESPONSES` refers to to an OpenAPI document."""
+    """Complete an OpenAPI document with the schemas that `RESPONSES` refers to."""
     _, schema = models_json_schema([(Problem, "serialization")], ref_template=_SCHEMAS)
     openapi.setdefault("components", {}).setdefault("schemas", {}).update(schema["$defs"])
 
@@ -162,7 +162,7 @@ def _allowed(request: Request) -> str:
 
 
 def _listed(faults: Sequence[Any]) -> list[dict[str, str]]:
-    """Return as many errors as fit: a body can hold a hundred thousand, with names as long."""
+    """Return as many errors as fit: a body can cause a hundred thousand, with long names."""
     listed: list[dict[str, str]] = []
     room = MOST_ERROR_BYTES
     for fault in faults[:MOST_ERRORS]:

@@ -1,4 +1,4 @@
-"""A feature: one value with all that a capability adds to the service."""
+"""A feature: one value with everything that it adds to the service."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Check = Callable[["Service"], Awaitable[None]]
 
 
 class NotReadyError(Exception):
-    """Why a check fails, in words that /health/ready may show to anybody."""
+    """Raised by a check that fails; /health/ready shows the message to anybody."""
 
 
 class DegradedError(Exception):
-    """What the service does without, in words that /health/ready may show; it stays ready."""
+    """Raised by a check if the service works without it all the same; /health/ready shows why."""
 
 
 @dataclass(frozen=True, kw_only=True)

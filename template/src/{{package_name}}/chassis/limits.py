@@ -1,4 +1,4 @@
-"""The limits of requests: how many at once, how long their bodies, how many cookies."""
+"""Limits on requests: how many at once, how long their bodies, how many cookies."""
 
 import asyncio
 import math
@@ -11,11 +11,11 @@ from . import errors
 from .operations import PROBES
 from .settings import Settings
 
-# Parameters of the query and cookies of one request together; parsed, each takes 200 bytes.
+# Query parameters and cookies of one request together; parsed, each takes 200 bytes.
 MOST_VALUES = 500
-# After this many seconds, a body that is still arriving makes room for others that need it.
+# After this many seconds, a body that is still arriving has to make room for others.
 SLOW_BODY = 10.0
-# What a [ or { of a body counts: parsed, it takes more memory than other bytes.
+# How many more bytes a [ or { in a body counts as: parsed, it takes more memory than others.
 BRACKET = 16
 RETRY_AFTER = {"Retry-After": "1", "Connection": "close"}
 
@@ -24,9 +24,9 @@ class RequestLimits:
     """ASGI middleware that bounds bodies, and requests and WebSockets in flight.
 
     413: a body of more than MAX_BODY_BYTES. 503: MAX_CONCURRENT_REQUESTS are in flight, or
-    their bodies are MAX_TOTAL_BODY_BYTES together, unless one is slow: that is a 408.
-    Probes are always served. FastAPI's own limit of a body responds in plain text that no
-    exception handler sees.
+    their bodies are MAX_TOTAL_BODY_BYTES together; but if a body is slow, it gets a 408 instead.
+    Probes are always served. FastAPI's own limit on bodies is not used: its response is plain
+    text, which no exception handler sees.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -34,7 +34,7 @@ class RequestLimits:
         self.settings = settings
         self.requests = 0
         self.body_bytes = 0
-        # The bodies that wait for their clients.
+        # The bodies that are arriving.
         self.waiting: dict[_Body, asyncio.Timeout] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +75,7 @@ class RequestLimits:
         return receive
 
     def make_room(self, what: str, setting: str) -> None:
-        """End the oldest body that waits if it is slow, or raise the response to another client."""
+        """End the oldest body that is arriving if it is slow, else raise a 503."""
         oldest = min(self.waiting, key=lambda body: body.since, default=None)
         if oldest is None or oldest.since > asyncio.get_running_loop().time() - SLOW_BODY:
             raise HTTPException(503, f"Too many {what} at once ({setting})", RETRY_AFTER)
@@ -91,7 +91,7 @@ class _Body:
         self.receive = receive
         self.length = 0
         self.reserved = 0
-        # When it began to arrive; never, once it is whole.
+        # When it began to arrive; infinite before that, and once it is complete.
         self.since = math.inf
 
     def begin(self) -> Receive:
@@ -99,18 +99,18 @@ class _Body:
         return self.receive_part
 
     def check(self, length: int) -> None:
-        """Raise the response to a body that is too long; a promise takes no memory yet."""
+        """Raise a 413 if a body is too long."""
         most = self.limits.settings.max_body_bytes
         if length > most:
             raise HTTPException(413, f"At most {most} bytes", {"Connection": "close"})
 
     def reserve(self, part: bytes) -> None:
-        """Count what arrived, or raise the response to a client that has to wait."""
+        """Count what arrived, or raise a 413 or a 503 if that is too much."""
         self.length += len(part)
         self.check(self.length)
         size = len(part) + BRACKET * (part.count(b"[") + part.count(b"{"))
         most = self.limits.settings.max_total_body_bytes
-        # The only body in flight is read, even if it is longer than that.
+        # A single body in flight is read even if it is longer.
         while self.limits.body_bytes + size > most and self.limits.body_bytes > self.reserved:
             self.limits.make_room("long requests", "MAX_TOTAL_BODY_BYTES")
         self.reserved += size

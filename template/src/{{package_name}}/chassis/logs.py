@@ -1,4 +1,4 @@
-"""One format for every log line, the service's and its libraries': JSON, or text to read."""
+"""One format for the log lines of the service and its libraries: JSON, or text for people."""
 
 import asyncio
 import json
@@ -21,9 +21,9 @@ from .metrics import REGISTRY
 
 DROPPED = Counter("log_lines_dropped", "Log lines that stdout did not take.", registry=REGISTRY)
 
-# What may wait for a stdout that stalls; lines beyond it are dropped.
+# How many bytes may wait while stdout stalls; lines beyond that are dropped.
 MOST_WAITING_BYTES = 4 * 1024 * 1024
-# How long the line of a request waits for others: whoever reads a pipe wakes at each write.
+# How long the line of a request waits for others: each write wakes whoever reads the pipe.
 HOLD_SECONDS = 0.01
 RETRY_SECONDS = 0.02
 # How long the end of the process waits for stdout.
@@ -60,12 +60,12 @@ def configure(level: str, form: Literal["json", "console"]) -> None:
             ],
         )
     )
-    handler.addFilter(_is_news)
+    handler.addFilter(_is_worth_a_line)
     logging.basicConfig(handlers=[handler], level=threshold, force=True)
 
 
 def request_logger(form: Literal["json", "console"]) -> FilteringBoundLogger:
-    """Return the logger for the line of each request, once `configure` was called."""
+    """Return the logger for the line of each request; call `configure` first."""
     logger = structlog.get_logger()
     if form == "json":
         logger = structlog.wrap_logger(HeldLogger(stdout()))
@@ -102,16 +102,16 @@ class Output:
             try:
                 self._write()
             except (OSError, ValueError):
-                # Gone, or closed here.
+                # The reader is gone, or the file is closed.
                 DROPPED.inc(self.waiting.count(b"\n"))
                 self.waiting.clear()
             if self.waiting:
                 self.flush_in(RETRY_SECONDS)
 
     def flush_in(self, seconds: float) -> None:
-        """Flush after so many seconds, unless a flush is due already."""
+        """Flush after `seconds`, unless a flush is due already."""
         if self.timer is None:
-            # In a thread that has no event loop, lines go out with the next one.
+            # In a thread without an event loop, the rest leaves with the next line.
             with suppress(RuntimeError):
                 self.timer = asyncio.get_running_loop().call_later(seconds, self._flush_due)
 
@@ -159,9 +159,9 @@ def stdout() -> Output:
 
 
 class HeldLogger:
-    """Writes each line with others that follow within HOLD_SECONDS, by one system call.
+    """Writes each line with others that follow within HOLD_SECONDS, in one system call.
 
-    A stdout that is no file, as in tests, gets them in the next turn of the event loop.
+    If stdout is not a file, as in tests, they are written in the next turn of the event loop.
     """
 
     def __init__(self, output: Output) -> None:
@@ -190,13 +190,13 @@ class LineHandler(logging.Handler):
             self.handleError(record)
 
     def close(self) -> None:
-        """Called when the process ends, too."""
+        """Write the rest; logging calls this when the process ends."""
         self.output.finish()
         super().close()
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    # asyncio logs one for each write to a connection that is closed.
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    # asyncio logs this for each write to a connection that is closed.
     if record.name == "asyncio" and record.msg.startswith("socket.send() raised"):
         return False
     error = record.exc_info[1] if record.exc_info else None

@@ -20,7 +20,7 @@ C = TypeVar("C", bound=EnvironmentSettings, contravariant=True)
 
 @dataclass(frozen=True)
 class Command(Generic[C]):
-    """What `python -m` with the package's name and this `name` does; `run` gets the settings."""
+    """`python -m` with the package's name and `name` calls `run` with the settings."""
 
     name: str
     help: str
@@ -30,7 +30,7 @@ class Command(Generic[C]):
 def main(settings: type[S], app: str, commands: Sequence[Command[S]] = ()) -> None:
     """Check the settings, then run a command, or serve until SIGTERM or SIGINT.
 
-    `app` is where the function that builds the application is, such as `desk.app:create_app`.
+    `app` names the function that builds the application, such as `desk.app:create_app`.
     The exit status is 0 after either signal, 2 for a wrong argument, 1 for a bad setting.
     """
     parser = ArgumentParser(
@@ -54,7 +54,7 @@ def main(settings: type[S], app: str, commands: Sequence[Command[S]] = ()) -> No
 
 
 def _serve(settings: Settings, app: str, *, reload: bool) -> None:
-    # uvicorn raises SIGTERM again after its own shutdown, to the handler that was set before it.
+    # After its own shutdown, uvicorn raises SIGTERM again, for the handler that was set before.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if reload:
         logs.configure(settings.log_level, settings.log_format)

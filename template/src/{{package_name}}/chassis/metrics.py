@@ -11,7 +11,8 @@ from prometheus_client import (
 
 from . import errors
 
-# Of the chassis alone, so that two services fit into one process; yours go to prometheus-client's.
+# For the chassis's metrics, so that two services fit into one process. Yours go to the default
+# registry of prometheus-client.
 REGISTRY = CollectorRegistry()
 
 # Names and labels: OpenTelemetry's semantic conventions for HTTP, as Prometheus writes them.

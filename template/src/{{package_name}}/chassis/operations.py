@@ -1,4 +1,4 @@
-"""The routes that operators call: found by one look-up, before any route of yours."""
+"""Probes, metrics and docs: found with one look-up, before any route of yours."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ PROBES = ("/health/", "/metrics")
 
 
 class Operations(BaseRoute):
-    """The routes of some routers, none of which has a parameter in its path."""
+    """The routes of several routers; none may have a parameter in its path."""
 
     def __init__(self, routers: Iterable[APIRouter]) -> None:
         self.router = APIRouter(routes=[route for router in routers for route in router.routes])
@@ -25,7 +25,7 @@ class Operations(BaseRoute):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         path = scope["path"]
         if path not in self.by_path:
-            # A proxy that strips no prefix, or an application that mounts this one.
+            # Behind a proxy that strips no prefix, or mounted in another application.
             path = path.removeprefix(scope.get("root_path", ""))
         best: tuple[Match, Scope] = Match.NONE, {}
         for route in self.by_path.get(path, ()):

@@ -19,7 +19,7 @@ HEADERS = [
 ]
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
-# The name or address, and perhaps a port (RFC 9110, 7.2); a dot at the end is the DNS root.
+# A name or an address, and perhaps a port (RFC 9110, 7.2); a dot at the end is the DNS root.
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]{0,5})?")
 
 
@@ -71,9 +71,9 @@ class AllowedHosts:
 class HandshakeOrigins:
     """ASGI middleware: 403 to the WebSocket handshake of a page that CORS_ORIGINS does not list.
 
-    Browsers let any page connect, with the user's cookies, and leave it to the server to look at
-    the Origin (RFC 6455, 10.2). Pages of the service's own host and other clients than browsers
-    pass.
+    Browsers let any page connect, with the user's cookies, and leave it to the server to check
+    the Origin (RFC 6455, 10.2). Pages of the service's own host, and clients other than browsers,
+    may connect.
     """
 
     def __init__(self, app: ASGIApp, origins: list[str]) -> None:

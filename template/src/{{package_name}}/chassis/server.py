@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with limits of connections: how long, how slow, how many.
+"""uvicorn's HTTP protocol with limits on connections: how long, how slow, how many.
 
 A request over a limit gets a problem document if one can still be sent, then its connection
 ends. Limits without a setting are the constants below.
@@ -25,17 +25,17 @@ from . import errors, security
 from .buffers import Buffers
 from .settings import Settings
 
-# All that is not body: request line and header fields; a chunk's extensions; trailers.
+# Everything but the body: request line and header fields; a chunk's extensions; trailers.
 LONGEST_HEAD = 65_536
 TOO_LONG = f"The request line and header fields may have at most {LONGEST_HEAD} bytes"
-# Header fields and trailers of one request, or of all that wait for the responses before them:
-# each takes memory, however short it is.
+# Header fields and trailers of one request, or of all requests that wait for the response to an
+# earlier one. Each takes memory, however short it is.
 MOST_FIELDS = 100
-# How many bytes are read at once: while others wait, their tiny chunks take a millisecond.
+# How many bytes are read at once: if they are tiny chunks, others wait for a millisecond.
 MOST_READ = 8192
-# More is parsed in pieces of this size: what has no callback is counted by the piece.
+# How many bytes are parsed at once: those that cause no callback are counted per piece.
 PIECE = 2048
-# Digits of a Content-Length. Python refuses to read thousands of them.
+# Digits of a Content-Length. Python refuses to convert thousands of them.
 LONGEST_NUMBER = 19
 # Requests that a connection may send before the first one has its response.
 LONGEST_PIPELINE = 16
@@ -43,7 +43,7 @@ LONGEST_PIPELINE = 16
 SLOWEST = 1000
 # How often each connection is checked, in seconds.
 TICK = 1.0
-# What is longer leaves at once: no head of a response is.
+# Longer writes leave at once: the head of a response is shorter.
 LONGEST_HELD = 8192
 # How long a client that is still sending has to read why its connection ends, in seconds.
 LINGER = 1.0
@@ -52,9 +52,9 @@ logger = structlog.get_logger()
 
 
 class Transport:
-    """A transport that holds the head of a response until its body follows: one system call.
+    """A transport that holds the head of a response, to send it with the body in one system call.
 
-    What is held leaves with the next write, else in the next turn of the event loop. `close`
+    What is held leaves with the next write, or else in the next turn of the event loop. `close`
     lets a client that is still sending read the response first.
     """
 
@@ -132,7 +132,7 @@ class Protocol(HttpToolsProtocol):
         self.running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # Of asyncio's transport; without it, 256 KB of each connection may wait.
+        # An attribute of asyncio's transport; without it, 256 KB of each connection may wait.
         transport.max_size = MOST_READ  # type: ignore[attr-defined]
         super().connection_made(cast(asyncio.Transport, Transport(transport, self)))
         self._wait("head", self.settings.request_head_timeout_seconds)
@@ -144,7 +144,7 @@ class Protocol(HttpToolsProtocol):
         self.timer.cancel()
         self.buffers.release(self)
         if self.running is not None and self.running is not self.cycle:
-            # uvicorn ends only the request that came last.
+            # uvicorn ends only the newest request.
             _disconnect(self.running)
         super().connection_lost(exc)
 
@@ -224,7 +224,7 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.flow.write_paused:
-            # The client reads this response before the next one takes memory.
+            # The client has to read this response before the next one takes memory.
             self.flow.pause_reading()
         else:
             self._go_on()
@@ -238,7 +238,7 @@ class Protocol(HttpToolsProtocol):
             self.fields = 0
 
     def handle_websocket_upgrade(self) -> None:
-        # Its own protocol has the connection now, with its own deadlines.
+        # The WebSocket protocol takes the connection over, with deadlines of its own.
         self.timer.cancel()
         self.deaf = True
         self.transport.flush()
@@ -248,7 +248,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.running = cycle
-        # The task of the response before may be the one that starts it, with all that it bound.
+        # The previous request's task may start this one, and must not pass its log context on.
         Context().run(super()._start_asgi_task, cycle, app)
 
     def _upgrade(self, rest: bytes) -> None:
@@ -260,12 +260,12 @@ class Protocol(HttpToolsProtocol):
         elif fields.keys() & {b"content-length", b"transfer-encoding"}:
             self._refuse(400, "A WebSocket handshake has no body")
         elif self._is_busy():
-            self._refuse(400, "A WebSocket handshake waits for the response before it")
+            self._refuse(400, "A WebSocket handshake has to wait for the response before it")
         else:
             self.handle_websocket_upgrade()
 
     def _ignore_upgrade(self, rest: bytes) -> None:
-        """Read the request again as one without `Upgrade`, which is then served (RFC 9110, 7.8)."""
+        """Parse the request again without `Upgrade`, so that it is served (RFC 9110, 7.8)."""
         version = self.parser.get_http_version().encode()
         head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
         head += [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
@@ -281,7 +281,7 @@ class Protocol(HttpToolsProtocol):
         return self.in_body or self.overhead > 0
 
     def linger(self) -> None:
-        """Close the connection when the client had time to read the response."""
+        """Close the connection once the client has had time to read the response."""
         self.deaf = True
         self._wait("end", LINGER)
 
@@ -313,7 +313,7 @@ class Protocol(HttpToolsProtocol):
             self._wait("body", stall)
             self.keep_alive_after_body = self.cycle.keep_alive and self._is_long()
             if self.keep_alive_after_body:
-                # Not to be read if the response comes first.
+                # If the response is sent first, the rest is not read.
                 self.cycle.keep_alive = False
 
     def _is_long(self) -> bool:
@@ -352,11 +352,11 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _make_room(self) -> None:
-        """Cut the connection that is idle or without progress for longest.
+        """Cut the connection that has been idle or without progress for longest.
 
         The newest one, which may be a probe's, is cut only if all others have requests in flight.
         """
-        # WebSockets are among them; those that are closing have a deadline too.
+        # They include WebSockets, which have a deadline while they are closing.
         others = cast(set[Protocol], self.connections - {self})
         waiting = [one for one in others if one.deadline < math.inf]
         cut = min(waiting, key=lambda one: one.deadline - one.patience, default=self)
@@ -367,14 +367,14 @@ class Protocol(HttpToolsProtocol):
         self.deaf = True
         running = self.running
         if self.in_body and running is not None and self.cycle is not running:
-            # Never begun: its body is at fault.
+            # This request has not started, and its body is at fault.
             self.pipeline.popleft()
             self.cycle = self.pipeline[0][0] if self.pipeline else running
             self.in_body = False
         cycle = self.cycle
         busy = self._is_busy()
         if busy and not self.in_body:
-            # The fault is in a request that came too early: those before it get their responses.
+            # The fault is in a request behind others, which still get their responses.
             cycle.keep_alive = False
             return
         if not self.in_body or (busy and not cycle.response_started):

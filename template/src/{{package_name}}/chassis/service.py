@@ -22,7 +22,7 @@ S = TypeVar("S", bound=EnvironmentSettings)
 
 
 class Service(FastAPI):
-    """FastAPI with the settings, the features and their state, each of one type."""
+    """FastAPI with the settings, the features, and the state of each feature by its type."""
 
     def __init__(
         self,
@@ -37,11 +37,11 @@ class Service(FastAPI):
         self.pipeline = pipeline
         self.states: dict[type, object] = {}
         self.operations = Operations(operations)
-        # Set once a stop begins: what would not end by itself then ends.
+        # Set when a stop begins, so that streams and sockets can end.
         self.stop = asyncio.Event()
         self.described: dict[str, Any] | None = None
         super().__init__(lifespan=_lifespan, responses=errors.RESPONSES, **options)
-        # Before any route of yours.
+        # Before all other routes.
         self.router.routes.insert(0, self.operations)
         for feature in features:
             for router in feature.routers:

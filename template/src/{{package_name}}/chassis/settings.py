@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-# The package that this folder lies in, and its name as a distribution and an image.
+# The name of the package that contains this folder, and that of its distribution and image.
 PACKAGE = __name__.partition(".")[0]
 DISTRIBUTION = re.sub("_+", "-", PACKAGE).strip("-")
 
@@ -45,7 +45,7 @@ def _is_network(peer: str) -> bool:
     return True
 
 
-# Origins have no path, RFC 6454: one with a slash at its end would never be met.
+# Origins have no path (RFC 6454): one with a slash at its end would never match.
 Origins = _each(
     re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@*]+").fullmatch,
     "Each should be an origin such as https://shop.example.com, without a path or a slash, or *",
@@ -58,7 +58,7 @@ Networks = _each(
     _is_network, "Each should be an address or a network, such as 10.0.0.1 or 10.0.0.0/8, or *"
 )
 
-# Where Docker and Kubernetes put secrets: a file a variable, named like it.
+# Where Docker and Kubernetes put secrets: one file per variable, with its name.
 SECRETS = Path("/run/secrets")
 
 
@@ -67,14 +67,14 @@ def _log_format() -> Literal["json", "console"]:
 
 
 class EnvironmentSettings(BaseSettings):
-    """What classes of settings derive from; a field is the variable of its name in capitals."""
+    """The base of all settings; a field is the environment variable of its name in capitals."""
 
     model_config = SettingsConfigDict(
         env_ignore_empty=True,
         frozen=True,
         # A value may be a secret.
         hide_input_in_errors=True,
-        # A missing folder would be warned of at every start.
+        # If the folder is missing, pydantic-settings would warn at every start.
         secrets_dir=SECRETS if SECRETS.is_dir() else None,
     )
 
@@ -118,7 +118,7 @@ def load(settings: type[S]) -> S:
     except SettingsError as error:
         if isinstance(error.__cause__, OSError | UnicodeError):
             sys.exit(f"{SECRETS} can't be read: {error.__cause__}")
-        # A field of yours that is read as JSON, where none is.
+        # The type of one of your fields is read from JSON, and its value is not JSON.
         sys.exit(str(error))
     except ValidationError as error:
         # Never the value: it may be a secret.
@@ -126,5 +126,5 @@ def load(settings: type[S]) -> S:
 
 
 def _name(location: tuple[int | str, ...]) -> str:
-    # A rule about several fields at once has no place of its own.
+    # A rule about several fields belongs to none of them.
     return f"{location[0]}: ".upper() if location else ""

@@ -1,4 +1,4 @@
-"""Stopping without a failed request: not ready at once, no longer serving only later."""
+"""Stops without a failed request: the service is not ready at once, but serves a while longer."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ def _stop(connection: HTTPConnection) -> asyncio.Event:
     return Service.of(connection).stop
 
 
-# Set once a stop begins, by SIGTERM or Ctrl-C: what would not end by itself then ends.
+# Set when a stop begins, by SIGTERM or Ctrl-C, so that streams and sockets can end.
 Stop = Annotated[asyncio.Event, Depends(_stop)]
 
 
@@ -50,7 +50,7 @@ async def until(stop: asyncio.Event, source: AsyncIterable[Item]) -> AsyncIterat
 
 @asynccontextmanager
 async def lifespan(service: Service) -> AsyncIterator[None]:
-    """Hold SIGTERM back for SHUTDOWN_DELAY_SECONDS, in which balancers learn to look elsewhere."""
+    """Hold SIGTERM back for SHUTDOWN_DELAY_SECONDS, so that balancers stop sending requests."""
     service.stop = asyncio.Event()
     # Test clients run elsewhere, where no signal arrives.
     if threading.current_thread() is not threading.main_thread():
@@ -81,13 +81,13 @@ async def lifespan(service: Service) -> AsyncIterator[None]:
 
 
 def leave() -> None:
-    """End the process, whatever still holds it up, such as a collector of traces that is down."""
+    """End the process even if something holds it up, such as a trace collector that is down."""
     structlog.get_logger().warning("stopped before everything was tidied up")
     os._exit(0)
 
 
 async def is_not_stopping(service: Service) -> None:
-    """Readiness ends when a stop begins."""
+    """Raise NotReadyError once a stop has begun."""
     if service.stop.is_set():
         raise RuntimeError("the service is stopping")
 

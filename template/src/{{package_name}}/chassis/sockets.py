@@ -18,9 +18,9 @@ from .errors import problem
 from .server import SLOWEST
 from .settings import Settings
 
-# How many bytes are parsed at a time: what they decode to may wait in memory.
+# How many bytes are parsed at a time: the messages in them may wait in memory.
 PIECE = 1024
-# For how long a socket is parsed before others get their turn: a kilobyte may be 170 messages.
+# How long a socket is parsed before others get their turn: a kilobyte may be 170 messages.
 TURN_SECONDS = 0.001
 # How long a client may read the close code before its connection ends.
 LINGER_SECONDS = 1.0
@@ -31,17 +31,17 @@ POLICY_VIOLATION = 1008
 INTERNAL_ERROR = 1011
 
 logger = logging.getLogger(__name__)
-# `telemetry` has a line for each socket. uvicorn's and websockets' have queries and messages.
+# `telemetry` logs each socket. Lines of uvicorn and websockets contain queries and messages.
 logger.setLevel(logging.WARNING)
-# A client's fault: the socket's own line has its code, 1007.
+# This is the client's fault; the socket's own line has the code, 1007.
 logger.addFilter(lambda record: not record.getMessage().startswith("Invalid UTF-8"))
 
 
 class Protocol(WebSocketsSansIOProtocol):
-    """uvicorn's protocol, which bounds what a socket may hold and sends every refusal.
+    """uvicorn's protocol, but it limits what a socket may hold, and sends every refusal.
 
-    Bytes are parsed piece by piece, and wait while the route has messages to receive, while the
-    client has responses to read, and until its handshake is accepted.
+    Bytes are parsed piece by piece. They wait while the route has messages to receive, while the
+    client has messages to read, and until the handshake is accepted.
     """
 
     def __init__(self, settings: Settings, buffers: Buffers, **given: Any) -> None:
@@ -55,9 +55,9 @@ class Protocol(WebSocketsSansIOProtocol):
         # Bytes of messages that the route has not received yet.
         self.queued = 0
         self.failed = False
-        # What the client had to read one check ago.
+        # How many bytes the client had not read at the last check.
         self.unsent = math.inf
-        # From when on others may have its place.
+        # When its place may be given to another connection.
         self.deadline = math.inf
         self.patience = 0.0
 
@@ -68,7 +68,7 @@ class Protocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()
         self.buffers.release(self)
-        # What it holds would wait for the garbage collector.
+        # Otherwise only the garbage collector would free this memory.
         self.unparsed.clear()
         self.frames.clear()
         self.conn.reader.buffer.clear()
@@ -242,7 +242,7 @@ class _Socket:
             if self.accepted:
                 await self.pass_on({"type": "websocket.close", "code": code})
                 return
-            # The router closes what nothing serves.
+            # Without a route, the router closed the handshake.
             status = status or (403 if "route" in self.scope else 404)
             response = problem(HTTPConnection(self.scope), status, detail or None)
             await response(self.scope, self.receive, self.pass_on)

@@ -1,4 +1,4 @@
-"""What each request leaves behind: its id, its log line, its metrics, and its trace if asked for."""
+"""The id, the log line and the metrics of each request, and its trace if that is switched on."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from .settings import DISTRIBUTION
 
 VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 LONGEST_PATH = 2000
-# A proxy's X-Forwarded-For may hold anything.
+# An X-Forwarded-For may contain anything.
 LONGEST_CLIENT = 64
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"})
 
@@ -144,7 +144,7 @@ class Telemetry:
             try:
                 await send(message)
             except OSError:
-                # Starlette does this only once the socket is open.
+                # Starlette raises this itself only once the socket is open.
                 raise WebSocketDisconnect(1006) from None
 
         started = time.perf_counter()
@@ -191,7 +191,7 @@ class Telemetry:
             logs.mark_as_logged(failure)
             log = self.logger.error
             if isinstance(failure, asyncio.CancelledError):
-                # At the end of the grace of a stop.
+                # The grace period of a stop has ended.
                 log, failure, details["cancelled"] = self.logger.warning, None, True
         elif scope["path"].startswith(PROBES):
             log = self.logger.debug

@@ -108,7 +108,7 @@ def credential(**claims: Any) -> dict[str, str]:
 
 
 def part(content: dict[str, Any] | bytes) -> str:
-    """Return a part of a token: JSON as compact as the library's, or any bytes, in base64url."""
+    """Return a part of a token in base64url: JSON as compact as the library's, or any bytes."""
     if not isinstance(content, bytes):
         content = json.dumps(content, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()

@@ -1,4 +1,4 @@
-"""Who may call: dependencies for routes, the same for API keys and tokens, HTTP and WebSockets."""
+"""Who may call: the same dependencies for API keys and tokens, for HTTP and WebSockets."""
 
 from typing import Annotated
 
@@ -11,9 +11,9 @@ from .callers import Authenticator, Identity, identify
 
 __all__ = ["Caller", "Identity", "identify", "required", "scopes"]
 
-# In `dependencies=[...]` of a route or a router: only authenticated callers.
+# In `dependencies=[...]` of a route or a router: lets only authenticated callers in.
 required: Dependency = Depends(identify)
-# In a route's signature, `caller: Caller`: the same, and who it is.
+# In a route's signature, `caller: Caller`: the same, and passes who calls.
 Caller = Annotated[Identity, required]
 
 

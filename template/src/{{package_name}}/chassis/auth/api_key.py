@@ -1,4 +1,4 @@
-"""API keys as proof of who calls; the service stores their hashes only."""
+"""Authentication with API keys, of which the service stores only hashes."""
 
 import hashlib
 import hmac
@@ -30,7 +30,7 @@ CHALLENGE = {"WWW-Authenticate": "ApiKey"}
 
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 DIGEST = "[0-9a-f]{64}"
-# The part of RFC 6749's scopes that needs no quotes in a shell, in .env or in an entry.
+# Those scopes of RFC 6749 that need no quotes in a shell, in .env or in an entry.
 SCOPE = "[A-Za-z0-9][A-Za-z0-9._:/*-]*"
 ENTRY = re.compile(f"{NAME}:{DIGEST}(:{SCOPE}([+]{SCOPE})*)?")
 
@@ -48,20 +48,20 @@ def check_entries(entries: list[str]) -> list[str]:
     if len(set(parts)) < len(parts):
         raise PydanticCustomError(
             "api_keys",
-            "Each name and each hash occurs once; name two keys of one caller "
+            "Each name and each hash may occur only once; give two keys of one caller names "
             "such as ci-1 and ci-2",
         )
     return entries
 
 
 class Settings(EnvironmentSettings):
-    """API_KEYS: the entries of the keys that may call."""
+    """API_KEYS: the entries of the keys that are accepted."""
 
     api_keys: Annotated[CommaList, AfterValidator(check_entries)] = Field(default=[], repr=False)
 
 
 def find(key: str, entries: list[str]) -> Identity | None:
-    """Return who has the key."""
+    """Return whose key this is, or None if it is unknown."""
     digest = hashlib.sha256(key.encode()).hexdigest()
     parts = [entry.split(":", 2) for entry in entries]
     # Compares all of them, each in constant time: the duration reveals nothing about them.

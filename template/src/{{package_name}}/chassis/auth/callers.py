@@ -1,4 +1,4 @@
-"""Who calls: found out once per request, the same way whatever proves it."""
+"""Who calls: authenticated once per request, in the same way for API keys and tokens."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Identity(BaseModel):
 
 @dataclass(frozen=True)
 class Authenticator:
-    """How the service learns who calls: the state of the feature.
+    """How the service finds out who calls: the state of the feature.
 
     `authenticate` raises HTTPException, usually a 401. `forbidden` makes the 403 for a caller
     without the given scopes. `check` raises NotReadyError while nobody can be authenticated.
@@ -35,7 +35,7 @@ class Authenticator:
 
 
 class Scheme(SecurityBase):
-    """Marks operations as protected in the OpenAPI document, until the feature is known."""
+    """Marks protected operations in OpenAPI; `feature.describe` inserts the real scheme."""
 
     scheme_name = "caller"
     model = HTTPBase(scheme="caller")
@@ -47,7 +47,7 @@ SCHEME = Scheme()
 
 
 async def authenticate(connection: HTTPConnection) -> Identity:
-    """Return who calls; the request's log line and rate limits know it from then on."""
+    """Return who calls, and keep it for the request's log lines and rate limits."""
     identity: Identity | None = getattr(connection.state, "identity", None)
     if identity is None:
         identity = await state_of(connection, Authenticator).authenticate(connection)

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1/me", tags=["auth"])
 
 @router.get("")
 async def read_me(caller: Caller) -> Identity:
-    """Return who calls: a way to try an API key or a token."""
+    """Return who calls: use it to try an API key or a token."""
     return caller
 
 

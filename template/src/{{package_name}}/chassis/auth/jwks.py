@@ -16,11 +16,11 @@ from ..settings import PACKAGE
 
 logger = structlog.get_logger()
 
-# One for each kind of key. None is for a shared secret: a published key must not sign tokens.
+# One per kind of key. None uses a shared secret, since anybody could sign with a published key.
 ALGORITHMS = {("RSA", None): "RS256", ("EC", "P-256"): "ES256"}
 
-# How old the keys may get; how soon they are fetched again if a token names an unknown key, or if
-# a fetch failed; how long the whole fetch may take, and how large the response may be.
+# How old the keys may get; how soon they may be fetched again if a token names an unknown key, or
+# if a fetch failed; how long a fetch may take in all, and how large the response may be.
 LIFETIME_SECONDS = 300
 REFRESH_SECONDS = 30
 RETRY_SECONDS = 5
@@ -44,7 +44,7 @@ class IssuerKeys:
     async def of(cls, url: str) -> AsyncIterator["IssuerKeys"]:
         """Keep the keys at `url` fresh for as long as the context is open."""
         async with httpx2.AsyncClient(
-            # Some issuers refuse the HTTP library's name.
+            # Some issuers refuse the User-Agent of HTTP libraries.
             headers={"User-Agent": PACKAGE, "Accept-Encoding": "identity"},
             # Made once, since it reads all certificates; SSL_CERT_FILE replaces them.
             verify=ssl.create_default_context(),

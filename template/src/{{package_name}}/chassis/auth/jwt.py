@@ -1,4 +1,4 @@
-"""JWTs (RFC 6750, RFC 7519) of one issuer as proof of who calls."""
+"""Authentication with JWTs (RFC 6750, RFC 7519) of one issuer."""
 
 import re
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ logger = structlog.get_logger()
 
 LEEWAY_SECONDS = 30
 LONGEST_TOKEN = 16_384
-# The name of `ops/issuer.py`, which anyone with a clone can run.
+# The issuer in `ops/issuer.py`, which anyone with a clone can run.
 DEVELOPMENT_ISSUER = "urn:development-issuer"
 EXAMPLES = {
     "jwt_issuer": "https://login.example.com/",
@@ -66,7 +66,8 @@ class Settings(EnvironmentSettings):
         if value is None:
             raise PydanticCustomError(
                 "jwt",
-                "JWT_ISSUER, JWT_AUDIENCE and JWT_JWKS_URL are set together; it is such as {example}",
+                "Set JWT_ISSUER, JWT_AUDIENCE and JWT_JWKS_URL together; "
+                "this one to a value such as {example}",
                 {"example": EXAMPLES[str(field.field_name)]},
             )
         return value
@@ -77,7 +78,7 @@ class Settings(EnvironmentSettings):
         if issuer == DEVELOPMENT_ISSUER and others.data.get("app_env") == "production":
             raise PydanticCustomError(
                 "jwt_issuer",
-                "The development issuer is not for production; yours is such as {example}",
+                "The development issuer is not for production; set yours, such as {example}",
                 {"example": EXAMPLES["jwt_issuer"]},
             )
         return issuer
@@ -88,7 +89,7 @@ class Settings(EnvironmentSettings):
         if url and not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-f:]+\])(:\d+)?(/\S*)?", url):
             raise PydanticCustomError(
                 "jwks_url",
-                "Starts with https:// or http://, such as {example}",
+                "Should start with https:// or http://, such as {example}",
                 {"example": EXAMPLES["jwt_jwks_url"]},
             )
         return url
@@ -135,7 +136,7 @@ class Tokens:
             leeway=LEEWAY_SECONDS,
             options={"require": ["exp", "sub"], "enforce_minimum_key_length": True},
         )
-        # It goes to logs and rate limits.
+        # Logs and rate limits use it.
         if not claims["sub"] or not claims["sub"].isprintable():
             raise jwt.InvalidTokenError
         return claims

@@ -1,4 +1,4 @@
-"""A middleware that doesn't read the body of a request without valid credentials."""
+"""Middleware: the body of a request without valid credentials is not read."""
 
 from typing import Any
 

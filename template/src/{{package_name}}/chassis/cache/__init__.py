@@ -1,4 +1,4 @@
-"""Cached functions and rate limits in Redis; while Redis is down, the service does without."""
+"""Cached functions and rate limits in Redis; while Redis is down, the service works without."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

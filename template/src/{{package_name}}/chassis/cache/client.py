@@ -1,4 +1,4 @@
-"""A client of Redis that gives up quickly and, while Redis is down, does not try."""
+"""A client for Redis that gives up quickly and, while Redis is down, does not even try."""
 
 import asyncio
 import time
@@ -25,12 +25,12 @@ from ..settings import PACKAGE
 
 logger = structlog.get_logger()
 
-# Of each key: services may share a Redis.
+# How each key begins: services may share a Redis.
 PREFIX = f"{PACKAGE}:"
 CONNECTIONS = 50
 TIMEOUT_SECONDS = 1.0
 PAUSE_SECONDS = 1.0
-# From one log line about a refused command to the next.
+# The time between two log lines about refused commands.
 REPORT_SECONDS = 60.0
 
 FAILURES = Counter(
@@ -48,10 +48,10 @@ def _readable(url: SecretStr) -> SecretStr:
         pool = BlockingConnectionPool.from_url(url.get_secret_value())
         pool.make_connection()  # type: ignore[no-untyped-call]
     except (TypeError, ValueError):
-        # Not what the client says: it may quote the password.
+        # Not the library's message: it may quote the password.
         raise PydanticCustomError(
             "redis_url",
-            "Starts with redis://, rediss:// or unix://, such as redis://:password@cache:6379/0; "
+            "Should start with redis://, rediss:// or unix://, such as redis://:password@cache:6379/0; "
             "in a password each of @ : / ? # % is written as %40 and so on",
         ) from None
     return url
@@ -66,27 +66,27 @@ class Cache:
     def __init__(self, url: str) -> None:
         pool = BlockingConnectionPool.from_url(
             url,
-            # One more than requests get: the ping that ends an outage does not wait for them.
+            # One more than requests may use: the ping after an outage does not wait for them.
             max_connections=CONNECTIONS + 1,
             timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
             socket_timeout=TIMEOUT_SECONDS,
-            # Once and at once: a connection may have been closed while it was idle.
+            # One retry, at once: a connection may have been closed while it was idle.
             retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
-            # A command at each connect that only Redis Enterprise supports.
+            # Otherwise each connection begins with a command that only Redis Enterprise supports.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
         self.redis = Redis.from_pool(pool)
         self.process = uuid4().hex
         self.computing: dict[tuple[str, bytes], asyncio.Task[bytes]] = {}
-        # Under load a request waits here, which is no failure: else a crowd would end each limit.
+        # Under load, requests wait here. If that were a failure, a crowd would not be limited.
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._watch: asyncio.Task[None] | None = None
         self._report_at = 0.0
 
     @property
     def is_down(self) -> bool:
-        """Whether the last attempt to reach Redis failed; a ping a second finds out when it is back."""
+        """Whether the last attempt to reach Redis failed; then it is pinged once a second."""
         return self._watch is not None
 
     async def attempt(self, operation: str, command: Callable[[Redis], Awaitable[T]]) -> T | None:
@@ -98,7 +98,7 @@ class Cache:
         reason = "down"
         if not self.is_down:
             async with self._turns:
-                # Redis may have gone while this one waited for its turn.
+                # Redis may have gone down while this one waited for its turn.
                 if not self.is_down:
                     try:
                         return await command(self.redis)
@@ -127,7 +127,7 @@ class Cache:
         await self.redis.aclose()
 
     def _report(self, operation: str, error: str) -> None:
-        # A full Redis refuses every write; the metric counts them.
+        # A full Redis refuses every write: one line is enough, and the metric counts all.
         if time.monotonic() >= self._report_at:
             self._report_at = time.monotonic() + REPORT_SECONDS
             logger.warning("redis refused a command", operation=operation, error=error)

@@ -19,20 +19,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from .client import PREFIX, Cache
 
-# All entries together. Redis needs about twice that, and no eviction: it could evict a rate limit.
+# All entries together. Redis needs twice that, and must not evict keys, such as rate limits.
 MOST_BYTES = 32_000_000
-# While they arrive, Redis holds each more than once, for every connection.
+# The largest entry: while it arrives, each connection to Redis holds it more than once.
 LARGEST_BYTES = 100_000
-# Of Redis, for a key, its time to live and its place in the index.
+# What Redis adds to an entry: a key, its time to live and its place in the index.
 OVERHEAD_BYTES = 500
-# Tags share so many keys: two in one are invalidated together, and no input can make more keys.
+# All tags share this many keys, so no input can create more. Tags with the same key are
+# invalidated together.
 TAG_KEYS = 4096
-# How long others wait for the process that computes; one that was killed never stores a result.
+# How long others wait for the process that computes a result: it may have been killed.
 LOCK_SECONDS = 10.0
 POLL_SECONDS = 0.02
 
-# A tag is a key with a random value, its generation, which each entry repeats. Deleting the key,
-# by whatever it is lost, leaves its entries without effect, those being computed included.
+# A tag is a key with a random value, its generation, which each entry repeats. Once the key is
+# deleted or lost, its entries have no effect, including those that are being computed.
 # KEYS: entry, lock, tags. ARGV: new generation, process, lock's ms, entry's ms.
 # Returns 'hit', generation, value; or 'compute' or 'wait', generation.
 LOOK_UP = """
@@ -56,7 +57,7 @@ if redis.call('SET', lock, ARGV[2], 'NX', 'PX', ARGV[3]) or redis.call('GET', lo
 end
 return {'wait', generation}
 """
-# The index orders entries by when they expire; 'sizes' has the bytes of each, and under '' of all.
+# The index orders entries by when they expire; 'sizes' has the bytes of each, and the sum as ''.
 # KEYS: entry, lock, index, sizes. ARGV: entry, its ms, its bytes, the most bytes of all.
 STORE = """
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
@@ -96,11 +97,11 @@ def cached(
 ) -> Callable[[Function[P, R]], Function[Concatenate[Cache, P], R]]:
     """Keep results of an async function in Redis for `ttl`; callers pass the Cache first.
 
-    Its arguments are the key, except those that `ignore` names, such as a session: so they, and
-    nothing else of a request, decide who gets which result. `tags` name what `invalidate` removes;
-    "price:{sku}" contains an argument. The result becomes JSON by the function's return type, and
-    every caller gets what that reads from the JSON. Concurrent calls compute once, in all
-    processes. Raise TypeError for an argument that can't be part of a key.
+    Its arguments are the key, except those that `ignore` names, such as a session: nothing else in
+    a request affects who gets which result. `invalidate` removes all results with one of its
+    `tags`; "price:{sku}" contains an argument. The function's return type turns the result into
+    JSON, and reads it again for every caller. Concurrent calls compute once, in all processes
+    together. Raise TypeError for an argument that can't be part of a key.
     """
 
     def decorate(function: Function[P, R]) -> Function[Concatenate[Cache, P], R]:
@@ -116,9 +117,9 @@ def cached(
 
 
 async def invalidate(cache: Cache, *tags: str) -> bool:
-    """Remove what has one of `tags`, also what is being computed; for after the commit.
+    """Remove all results with one of `tags`, even those being computed; call it after the commit.
 
-    Return False if Redis is down: what it kept may then serve for the rest of its time.
+    Return False if Redis is down: what it kept may then be served until it expires.
     """
     cache.computing.clear()
     keys = [_tag_key(tag) for tag in tags]
@@ -132,7 +133,7 @@ class _Found(NamedTuple):
 
 
 class _Rule(Generic[P, R]):
-    """What `cached` got, and how it answers a call."""
+    """The arguments of `cached`, and how a call of the function is served."""
 
     def __init__(
         self, function: Function[P, R], ttl: timedelta, tags: Sequence[str], ignore: Sequence[str]
@@ -155,14 +156,14 @@ class _Rule(Generic[P, R]):
             try:
                 return self._read(found.value)
             except ValidationError:
-                # Garbled, or of a release whose type was another.
+                # Garbled, or stored by a release in which the type was different.
                 found = _Found("compute", found.generation)
         key = (digest, found.generation)
         if key not in cache.computing:
             computing = self._compute(cache, digest, tags, found, *args, **kwargs)
             cache.computing[key] = asyncio.create_task(computing)
             cache.computing[key].add_done_callback(functools.partial(_forget, cache, key))
-        # One caller that goes away does not take the result from the others.
+        # If one caller is cancelled, the others still get the result.
         return self._read(await asyncio.shield(cache.computing[key]))
 
     async def _compute(
@@ -184,7 +185,7 @@ class _Rule(Generic[P, R]):
         try:
             result = await self.function(*args, **kwargs)
             value = self.type.dump_json(result, by_alias=False, round_trip=True)
-            # What can't be read from Redis later fails at once.
+            # Fail at once if it could not be read from Redis later.
             self._read(value)
         except BaseException:
             await cache.attempt("release", lambda redis: redis.delete(lock))
@@ -201,7 +202,7 @@ class _Rule(Generic[P, R]):
     async def _look_up(self, cache: Cache, digest: str, tags: Sequence[str]) -> _Found:
         lock = int(LOCK_SECONDS * 1000)
         keys = [f"{ENTRY}{digest}", f"{LOCK}{digest}:", *tags]
-        # Tags outlive what is still to be computed.
+        # Tags outlive the results that are still being computed.
         found = await cache.script(
             "read", LOOK_UP, keys, [uuid4().hex, cache.process, lock, self.ttl + lock]
         )
@@ -221,7 +222,7 @@ class _Rule(Generic[P, R]):
 def _forget(cache: Cache, key: tuple[str, bytes], task: asyncio.Task[bytes]) -> None:
     if cache.computing.get(key) is task:
         del cache.computing[key]
-    # Else a failure whose callers all went away would be reported as never retrieved.
+    # Otherwise asyncio would report an error whose callers were all cancelled.
     if not task.cancelled():
         task.exception()
 
@@ -234,5 +235,5 @@ def _tag_key(tag: str) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, date | clock_time | timedelta | Decimal | Enum | UUID):
         return [type(value).__name__, str(value)]
-    # Not by repr() or str(): those of a SecretStr are alike for all.
+    # Not repr() or str(): they are the same for every SecretStr.
     raise TypeError(f"{type(value).__name__} can't be part of a key: name its argument in `ignore`")

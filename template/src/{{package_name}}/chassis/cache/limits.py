@@ -11,10 +11,10 @@ from fastapi.requests import HTTPConnection
 from ..service import state_of
 from .client import PREFIX, Cache
 
-# The generic cell rate algorithm (GCRA). A client is one number: when all its quota is back,
-# in microseconds of Redis' clock. Returns what is left, or -1, and the microseconds until
-# the quota is whole, or until one more request is allowed. allow-oom (Redis 7): a full Redis
-# still counts.
+# The generic cell rate algorithm (GCRA). Each client has one number: the time at which its quota
+# is whole again, in microseconds of Redis' clock. Returns how many requests are left and the
+# microseconds until then; or -1 and the microseconds until one more request is allowed.
+# allow-oom (Redis 7): a full Redis still counts.
 TAKE = """#!lua flags=allow-oom
 local time = redis.call('TIME')
 local now, interval, window = time[1] * 1000000 + time[2], tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -30,15 +30,15 @@ QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded
 def client_of(connection: HTTPConnection) -> str:
     """Return whom a request counts for: its caller if that is known, else its address.
 
-    A dependency that ran before leaves the caller in `connection.state.caller`. Of an IPv6
-    address the network counts, since a client has all addresses in it.
+    A dependency that ran before leaves the caller in `connection.state.caller`. For an IPv6
+    address its network counts, since a client usually has all addresses in it.
     """
     if caller := getattr(connection.state, "caller", None):
         return f"caller:{caller}"
     try:
         address = ip_address(connection.client.host if connection.client else "")
     except ValueError:
-        # A Unix socket, or an X-Forwarded-For that is no address: all of these count together.
+        # A Unix socket, or an X-Forwarded-For that is no address: all such requests count together.
         return "address:unknown"
     if isinstance(address, IPv6Address):
         network = IPv6Network((int(address), 64), strict=False)
@@ -51,10 +51,10 @@ def rate_limit(
 ) -> Dependency:
     """Make a dependency of a route that allows each client `times` requests in `seconds`.
 
-    They may come at once; then one more is allowed every `seconds / times`. Limits of one
-    name and size count together, on whatever routes they are. A request over the limit gets a
-    429, and so does the handshake of a WebSocket. `client` gets the HTTPConnection and returns whom the
-    request counts for.
+    They may come at once; then one more is allowed every `seconds / times`. Limits with the same
+    name, `times` and `seconds` count together, whatever their routes. The response to a request
+    over the limit, or to the handshake of a WebSocket, is a 429. `client` gets the HTTPConnection
+    and returns whom the request counts for.
     """
     key = f"{PREFIX}limit:{name}:{times}/{seconds}:"
     window = seconds * 1_000_000

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 
 T = TypeVar("T")
 
-# For `responses` of a route, so that OpenAPI lists it.
+# For a route's `responses`, so that the OpenAPI document lists it.
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "You have this version"}}
 
 
@@ -20,8 +20,8 @@ class _IfChanged:
     def __call__(self, value: T) -> T:
         """Return `value` and set its ETag; raise 304 if the client has it.
 
-        The client may store the response, but asks each time; a proxy may not store it, since
-        it can't know for whom it is.
+        The client may store the response, but has to ask each time. A proxy may not store it,
+        since it can't know for whom it is.
         """
         # Weak: the bytes of the response may differ, as a proxy compresses them.
         etag = hashlib.sha256(to_json(value)).hexdigest()[:32]

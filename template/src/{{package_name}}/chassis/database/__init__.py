@@ -1,6 +1,6 @@
-"""The database: sessions for routes, the base of your tables, checks of errors.
+"""The database: sessions for routes, the base class of your tables, what an error means.
 
-`etags` and `pagination` help to serve rows; `sqlite` or `postgresql` has the feature.
+`etags` and `pagination` help to serve rows; `sqlite` or `postgresql` contains the feature.
 """
 
 from .base import Base

@@ -7,7 +7,7 @@ from sqlalchemy.orm import DeclarativeBase
 class Base(DeclarativeBase):
     """Derive the class of each table from this one."""
 
-    # Without names, constraints can't be dropped by a migration.
+    # Migrations can drop only constraints that have a name.
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(column_0_N_label)s",

@@ -22,9 +22,9 @@ __all__ = [
     "versions",
 ]
 
-# A header of this length has a few hundred tags: more than a client has versions.
+# A header of this length has room for some 200 tags, which is more than a client needs.
 LONGEST = 1000
-# A tag that `etag` can have made.
+# A tag as `etag` makes them.
 TAG = re.compile(r'(W/)?"([1-9][0-9]{0,8})"')
 
 IfMatch = Annotated[
@@ -57,7 +57,7 @@ def versions(tags: str | None, *, weak: bool = False) -> set[int] | None:
 
 
 def required(if_match: str | None) -> set[int] | None:
-    """Return the versions that an If-Match lists, as `versions` does; raise 428 if it is missing."""
+    """Return the versions that an If-Match lists, None for any; raise 428 if it is missing."""
     if if_match is None:
         raise HTTPException(428, "If-Match is missing: send the ETag of the version you know")
     return versions(if_match)

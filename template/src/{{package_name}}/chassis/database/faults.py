@@ -12,8 +12,8 @@ from starlette.websockets import WebSocketState
 from .driver import Driver
 
 RETRY_AFTER_SECONDS = 2
-# SQLSTATEs of PostgreSQL (appendix A), and what SQLite has in their place: result codes for
-# UNIQUE and PRIMARY KEY; texts, since ON DELETE RESTRICT has the code of a trigger.
+# SQLSTATEs of PostgreSQL (appendix A), and what SQLite has instead: result codes for UNIQUE and
+# PRIMARY KEY; otherwise texts, since ON DELETE RESTRICT has the code of a trigger.
 TAKEN = {"23505", 2067, 1555}
 REFERENCE = {"23001", "23503"}
 REFERENCE_TEXT = "FOREIGN KEY constraint failed"
@@ -21,7 +21,7 @@ MISSING = "42P01"
 MISSING_TEXT = "no such table"
 # The table exists once the database was migrated for the first time.
 MIGRATED = text("SELECT version_num FROM alembic_version")
-# RFC 6455 and its registry: the request is at fault, and try again later.
+# RFC 6455 and its registry: the request is at fault; the client may try again later.
 POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
 
@@ -71,7 +71,7 @@ async def problem(
     if is_taken(error):
         return HTTPException(409, "There is one like it already")
     if is_reference(error):
-        # Databases report the row at fault in the words of their language only.
+        # Which row is at fault, databases report only in messages that may be translated.
         verb = re.search(r"\b(insert|update|delete)\b", error.statement or "", re.IGNORECASE)
         if verb and verb[1].lower() != "delete":
             return HTTPException(422, "It refers to something that does not exist")

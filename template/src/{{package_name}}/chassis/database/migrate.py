@@ -1,4 +1,4 @@
-"""The command `migrate`: brings the database to the newest revision in `migrations/`."""
+"""The command `migrate`: applies the migrations in `migrations/` to the database."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ MIGRATIONS = Path(__file__).parents[4] / "migrations"
 
 
 def command(driver: Driver) -> Command[EnvironmentSettings]:
-    """Return the command. It may run repeatedly, and in several places at once."""
+    """Return the command. It may run repeatedly, and several times at once."""
     return Command("migrate", "bring the database to the newest migration", partial(run, driver))
 
 

@@ -26,7 +26,7 @@ class Page(BaseModel, Generic[T]):
     def of(cls, rows: Sequence[Any], limit: int) -> Self:
         """Make a page of the first `limit` of `rows`; one more row means that there is a next page.
 
-        Each row has an `id`, and they are in its order.
+        The rows are in the order of their `id`.
         """
         items = rows[:limit]
         next_cursor = encode(items[-1].id) if len(rows) > limit else None

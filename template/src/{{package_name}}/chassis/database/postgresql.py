@@ -22,8 +22,8 @@ POOL_SIZE = 10
 POOL_WAIT_SECONDS = 2
 CONNECT_SECONDS = 3
 COMMAND_SECONDS = 10
-# SQLSTATE classes and codes (PostgreSQL, appendix A): connection, transaction rolled back in
-# favour of another, resources, operator; standby.
+# SQLSTATE classes and codes (PostgreSQL, appendix A): lost connection, rollback in favour of
+# another transaction, lack of resources, operator intervention; a standby server.
 DOWN = ("08", "40", "53", "57", "25006")
 # Held by the one process that migrates the database; others wait for it.
 MIGRATION_LOCK = 5_738_204_196
@@ -35,14 +35,14 @@ _URL = re.compile(
 
 
 def _for_asyncpg(value: SecretStr) -> SecretStr:
-    """Accept an address as providers give it, and as SQLAlchemy writes it."""
+    """Accept a URL as providers give it, and as SQLAlchemy writes it."""
     found = _URL.fullmatch(value.get_secret_value())
     if not found:
         raise PydanticCustomError(
             "database_url",
-            "Should be such as postgresql://user:password@host:5432/name, with %23 for # and so on",
+            "Should look like postgresql://user:password@host:5432/name, with %23 for # and so on",
         )
-    # libpq's parameter, which asyncpg would hand to the server.
+    # A parameter of libpq, which asyncpg would pass on to the server.
     address = re.sub(r"(?<=[?&])channel_binding=\w*&?", "", found[1]).rstrip("?&")
     return SecretStr(f"postgresql{address}")
 
@@ -107,7 +107,7 @@ def _replace_closed(
 
 
 def _name_the_timeout(context: ExceptionContext) -> None:
-    # Not a DBAPI error, so SQLAlchemy would keep the connection, on which the result may still come.
+    # Not a DBAPI error: SQLAlchemy would keep the connection, on which the result may still come.
     if isinstance(context.original_exception, OSError):
         context.is_disconnect = True
         context.invalidate_pool_on_disconnect = False

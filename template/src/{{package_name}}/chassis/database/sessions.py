@@ -30,7 +30,7 @@ class Database:
 def feature(driver: Driver) -> Feature:
     @asynccontextmanager
     async def lifespan(service: Service) -> AsyncIterator[Database]:
-        # It connects when it is first needed: the service starts while the database is down.
+        # It connects when it is first used, so the service starts even while the database is down.
         url = settings_of(service, driver.settings).database_url
         engine = driver.create_engine(url.get_secret_value())
         reading = driver.reading(engine)
@@ -43,7 +43,7 @@ def feature(driver: Driver) -> Feature:
 
 
 def _session_maker(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
-    # A closed session raises. Else it would reopen, with a connection that nobody returns.
+    # A closed session raises. Otherwise it would reopen, with a connection that is never returned.
     return async_sessionmaker(engine, expire_on_commit=False, close_resets_only=False)
 
 
@@ -96,7 +96,7 @@ def _dependency(open_one: Open) -> Callable[[HTTPConnection], AsyncIterator[Asyn
     return session
 
 
-# `scope`: the connection is back in the pool before a slow client has its response.
+# `scope`: the connection returns to the pool before a slow client has read the response.
 SessionDep = Annotated[AsyncSession, Depends(_dependency(open_session), scope="function")]
 """A transaction. It is rolled back at the end of the route unless the route commits.
 

@@ -19,12 +19,12 @@ from .driver import DatabaseSettings, Driver
 
 __all__ = ["Settings", "driver", "feature"]
 
-# Each is a thread; only one writes at a time.
+# Each connection is a thread; only one writes at a time.
 POOL_SIZE = 5
 POOL_WAIT_SECONDS = 2
 WAIT_SECONDS = 5
 MIGRATION_WAIT_SECONDS = 300
-# Locked by another process, read-only, unreadable, full, not to be opened.
+# Locked by another process, read-only, unreadable, full, or it can't be opened.
 DOWN = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -38,7 +38,7 @@ DOWN = {
 def _for_aiosqlite(value: SecretStr) -> SecretStr:
     found = re.fullmatch(r"sqlite(?:\+\w+)?(:///[^?#:]+)", value.get_secret_value())
     if not found:
-        rule = "Should be such as sqlite:///file.db, or sqlite:////folder/file.db"
+        rule = "Should look like sqlite:///file.db, or sqlite:////folder/file.db"
         raise PydanticCustomError("database_url", rule)
     return SecretStr("sqlite+aiosqlite" + found[1])
 
@@ -57,13 +57,13 @@ def create_engine(url: str, *, migrating: bool = False) -> AsyncEngine:
         cursor = connection.cursor()
         if migrating:
             _keep_a_write_ahead_log(cursor)
-        # Off for migrations: one that replaces a table leaves references to it in the meantime.
+        # Off for migrations: while one replaces a table, references to it are broken.
         cursor.execute(f"PRAGMA foreign_keys = {'OFF' if migrating else 'ON'}")
         cursor.close()
 
     engine = create_async_engine(
         url,
-        # None: `_begin` begins transactions, not sqlite3.
+        # None: transactions begin in `_begin`, not in sqlite3.
         connect_args={"timeout": timeout, "isolation_level": None},
         pool_size=POOL_SIZE,
         max_overflow=0,
@@ -77,7 +77,7 @@ def create_engine(url: str, *, migrating: bool = False) -> AsyncEngine:
 
 
 def _open_once(dialect: Any, entry: Any, arguments: Any, parameters: Any) -> None:
-    # If aiosqlite can't open it, its thread reports that to an event loop that was closed by then.
+    # If aiosqlite can't open the file, its thread reports that to a loop that is closed by then.
     sqlite3.connect(*arguments, **parameters).close()
 
 
