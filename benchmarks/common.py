@@ -22,7 +22,7 @@ PYTHON_IMAGE = "python:3.14-slim"
 UV_IMAGE = "ghcr.io/astral-sh/uv:0.13.9"
 HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--cpus=1"]
 
-# The route that both answer: in the generated service as its README says.
+# The route that both serve: in the generated service as its README shows.
 ROUTE = """from fastapi import APIRouter
 
 router = APIRouter(prefix="/v1/hello", tags=["hello"])
@@ -86,7 +86,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def container(image: str, *options: str) -> Iterator[tuple[str, int]]:
-    """Run a hardened container of `image` until it answers; yield its id and its port."""
+    """Run a hardened container of `image` until it responds; yield its id and its port."""
     port = free_port()
     name = docker("run", "--detach", f"--publish=127.0.0.1:{port}:8000", *HARDENED, *options, image)
     try:

@@ -20,7 +20,7 @@ SMALL = ["tomli", "toolz", "sortedcontainers", "iniconfig", "tenacity"]
 
 
 def start(tag: str) -> tuple[float, float]:
-    """Run a container; return the seconds to its first answer and its memory (RSS) in MB."""
+    """Run a container; return the seconds to its first response and its memory (RSS) in MB."""
     started = time.perf_counter()
     with container(tag) as (name, _):
         seconds = time.perf_counter() - started
@@ -67,7 +67,7 @@ def rows(work: Path) -> list[tuple[str, ...]]:
         return seconds
 
     ours, bare = medians(first_answer, ROUNDS)
-    found.append(("`docker run` to first answer", f"{ours:.2f} s", f"{bare:.2f} s", f"{ours / bare:.2f}", "0.75"))
+    found.append(("`docker run` to first response", f"{ours:.2f} s", f"{bare:.2f} s", f"{ours / bare:.2f}", "0.75"))
     resident = {name: statistics.median(values) for name, values in memory.items()}
     above = resident["ours"] - resident["bare"]
     found.append(

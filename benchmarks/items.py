@@ -123,7 +123,7 @@ def measure(work: Path, url: str, cores: dict[str, str]) -> dict[str, list[float
 
 
 def load(address: str, cores: dict[str, str]) -> float:
-    """Return how many requests a second were answered; fail if one was not, or not with 200."""
+    """Return how many requests a second got a response; fail if one was not, or not with 200."""
     command = ["taskset", "--cpu-list", cores["load"], "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", address]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "Non-2xx" not in printed, printed

@@ -66,7 +66,7 @@ def load(container: str, port: int) -> Seen:
     )
     spent = processor_seconds(container) - before
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
-        sys.exit(f"not every request was answered:\n{done.stdout}")
+        sys.exit(f"not every request got a response:\n{done.stdout}")
     latency = dict(re.findall(r"(\d+)% +([\d.]+[mu]?s)", done.stdout))
     return Seen(
         float(re.findall(r"Requests/sec: +([\d.]+)", done.stdout)[0]),

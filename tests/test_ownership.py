@@ -199,7 +199,9 @@ def test_make_check_warns_in_one_line_if_the_image_runs_another_python(
     (project / "Dockerfile").write_text(dockerfile)
     printed = run("make", "check", "ARGS=--collect-only --no-cov", cwd=project, env=environment).stderr
     said = [line for line in printed.splitlines() if "The image runs" in line]
-    expected = f"The image runs Python 3.99, but these checks ran on {here}: to check with 3.99, run UV_PYTHON=3.99 make check"
+    expected = (
+        f"The image runs Python 3.99, but these checks ran on {here}: to check with 3.99, run UV_PYTHON=3.99 make check"
+    )
     assert said == ([expected] if version == "3.99" else [])
 
 
