@@ -741,7 +741,8 @@ def render(asked: dict[str, Any]) -> dict[str, Any]:
         return told
     template.render(folder / "old", before["_commit"], [], prereleases=False)
     commit = folder / "old" / ANSWERS
-    line = f"_commit: {before['_commit']}"
+    # As the project has it: YAML quotes a commit that looks like a number.
+    [line] = re.findall(r"(?m)^_commit: .*$", Path(ANSWERS).read_text(encoding="utf-8"))
     commit.write_text(
         re.sub(r"(?m)^_commit: .*$", lambda _: line, commit.read_text(encoding="utf-8")),
         encoding="utf-8",
@@ -760,6 +761,7 @@ class Template:
     """A clone of the template's repository, from which Copier renders without a user's settings."""
 
     def __init__(self, source: str, folder: Path) -> None:
+        self.source = source
         self.folder = folder / "template.git"
         url = location(source)
         clone = ["git", "-c", "core.hooksPath=/dev/null", "clone", "-q", "--bare", "--template="]
@@ -798,6 +800,11 @@ class Template:
         """Return what Copier renders. Without tags that is HEAD, which it can't ask a bare folder for."""
         if asked or any(re.match(r"v?\d", tag) for tag in self.git("tag", "--list").split()):
             return asked
+        if not self.has("HEAD"):
+            raise RefusedError(
+                f"The template at {self.source} has no releases (tags), and its HEAD names no branch.",
+                'Name a branch: make update ARGS="--vcs-ref main"',
+            )
         return self.git("rev-parse", "HEAD").strip()
 
     def render(

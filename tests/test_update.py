@@ -953,6 +953,32 @@ def test_a_bare_repository_without_tags_serves_updates(
     assert run_update(project).stdout.startswith("Up to date")
 
 
+def test_a_repository_whose_head_names_no_branch_gets_a_clear_line(upstream: Path, start: Any, tmp_path: Path) -> None:
+    """As `git init --bare` leaves it, if another branch than its default one is pushed."""
+    bare = tmp_path / "template.git"
+    run("git", "init", "--quiet", "--bare", "--initial-branch=nothing", bare)
+    run("git", "push", "--quiet", bare, "HEAD:refs/heads/next", cwd=upstream)
+    project = start(NEXT)
+    commit_of_next = run("git", "rev-parse", "HEAD", cwd=upstream).stdout.strip()
+    forge(project, commit_of_next)
+    point_to(project, str(bare))
+    told = run_update(project)
+    assert told.returncode == 1
+    assert "its HEAD names no branch" in told.stderr
+    assert run_update(project, "--vcs-ref", "next").returncode == 0
+
+
+def test_a_reference_that_looks_like_a_number_is_no_conflict(upstream: Path, start: Any, tmp_path: Path) -> None:
+    """YAML quotes it: a tag such as 1.5, or a commit of digits."""
+    project = start(NEXT)
+    next_release(project, upstream, tmp_path)
+    run("git", "tag", "1.5", f"{NEXT}^{{}}", cwd=tmp_path / "template")
+    forge(project, "'1.5'")
+    told = run_update(project)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "No conflicts." in told.stdout
+
+
 # --- From 1.x to 2.0 ---------------------------------------------------------
 
 
