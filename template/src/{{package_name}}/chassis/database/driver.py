@@ -6,7 +6,7 @@ from typing import Protocol
 
 from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from ..settings import EnvironmentSettings
 
@@ -25,5 +25,6 @@ class Driver:
     create_engine: CreateEngine
     reading: Callable[[AsyncEngine], AsyncEngine]
     """Return an engine over the same pool that runs each statement without a transaction."""
+    read_session: type[AsyncSession] = AsyncSession
     is_down: Callable[[DBAPIError], bool]
     """Check whether the database is at fault, so that the same request may succeed later."""

@@ -1,14 +1,14 @@
 """PostgreSQL: how to connect, how long to wait, and when it counts as down."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import asyncpg
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from sqlalchemy import Connection, event, exc
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
 from ..settings import PACKAGE
@@ -118,5 +118,21 @@ def _wait_for_the_lock(connection: Connection) -> None:
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
 
 
-driver = Driver(settings=Settings, create_engine=create_engine, reading=reading, is_down=is_down)
+class ReadSession(AsyncSession):
+    """A session without a transaction, in which asyncpg can't stream rows."""
+
+    async def stream(self, *_: Any, **__: Any) -> Any:
+        # Tests run in a transaction: there it would work.
+        raise TypeError(
+            "A read session can't stream rows: read them page by page, or use open_session"
+        )
+
+
+driver = Driver(
+    settings=Settings,
+    create_engine=create_engine,
+    reading=reading,
+    read_session=ReadSession,
+    is_down=is_down,
+)
 feature = sessions.feature(driver)

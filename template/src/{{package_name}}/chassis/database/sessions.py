@@ -33,8 +33,8 @@ def feature(driver: Driver) -> Feature:
         # It connects when it is first used, so the service starts even while the database is down.
         url = settings_of(service, driver.settings).database_url
         engine = driver.create_engine(url.get_secret_value())
-        reading = driver.reading(engine)
-        yield Database(driver, engine, _session_maker(engine), _session_maker(reading))
+        reading = _session_maker(driver.reading(engine), driver.read_session)
+        yield Database(driver, engine, _session_maker(engine), reading)
         await engine.dispose()
 
     return Feature(
@@ -42,9 +42,11 @@ def feature(driver: Driver) -> Feature:
     )
 
 
-def _session_maker(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+def _session_maker(
+    engine: AsyncEngine, kind: type[AsyncSession] = AsyncSession
+) -> async_sessionmaker[AsyncSession]:
     # A closed session raises. Otherwise it would reopen, with a connection that is never returned.
-    return async_sessionmaker(engine, expire_on_commit=False, close_resets_only=False)
+    return async_sessionmaker(engine, class_=kind, expire_on_commit=False, close_resets_only=False)
 
 
 async def check(service: Service) -> None:
