@@ -213,7 +213,7 @@ LISTS = {
     ".pre-commit-config.yaml": ["repos:\n  # Yours:\n"],
     "Makefile": ["\n# Yours:\n"],
     "compose.yaml": ["services:\n  # Yours:\n", "      # Yours:\n    read_only: true\n"],
-    "src/my_service/__main__.py": ["        # Yours:\n    ]\n"],
+    "src/my_service/__main__.py": ["    # isort: split\n    # Yours:\n", "        # Yours:\n    ]\n"],
     "src/my_service/app.py": [IMPORTS, "\n    # Yours:\n    return app\n"],
     "src/my_service/settings.py": [IMPORTS, "\n    # Yours:\n"],
     "tests/conftest.py": [IMPORTS, "ENVIRONMENT: dict[str, str] = {\n    # Yours: "],
