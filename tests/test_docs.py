@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import free_port, get, run
+from conftest import eventually, free_port, get, run
 from websockets.sync.client import connect
 
 # What a block is: a file of the project, if the line before it names one, else commands.
@@ -74,8 +74,9 @@ def write(project: Path, name: str, code: str) -> None:
 def place(lines: list[str], new: list[str]) -> int:
     """Return where lines go: imports to the others, the rest below `# Yours:`, of a list if they end in a comma."""
     if new[0].startswith(("from ", "import ")):
-        if "# isort: split" in lines:
-            return lines.index("# Yours:") + 1
+        splits = [i for i, line in enumerate(lines) if line.strip() == "# isort: split"]
+        if splits:
+            return splits[0] + 2
         return max(i for i, line in enumerate(lines) if re.match(r"\s*(from [\w.]+ )?import ", line)) + 1
     marks = [i for i, line in enumerate(lines) if line.strip().startswith("# Yours:") and line != "# Yours:"]
     in_a_list = [i for i in marks if lines[i - 1].endswith(("[", "{", ","))]
@@ -158,6 +159,10 @@ def plain(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return documented(installed, tmp_path_factory.mktemp("plain") / "project")
 
 
+def no_socket_is_open(url: str) -> None:
+    assert "websocket_server_active_connections 0.0" in httpx2.get(f"{url}/metrics").text
+
+
 def test_the_recipes_work_in_the_real_server(plain: Path, warehouse: str) -> None:
     environment = {"WAREHOUSE_URL": warehouse, "OTEL_EXPORTER_OTLP_ENDPOINT": warehouse}
     with serving(plain, **environment) as (url, process):
@@ -175,6 +180,11 @@ def test_the_recipes_work_in_the_real_server(plain: Path, warehouse: str) -> Non
 
         assert httpx2.post(f"{url}/v1/reports/daily").status_code == 201
         assert 'reports_total{kind="daily"} 1.0' in httpx2.get(f"{url}/metrics").text
+
+        with connect(f"{url.replace('http', 'ws')}/v1/news") as socket:
+            httpx2.post(f"{url}/v1/news", params={"text": "hello"})
+            assert socket.recv(timeout=5) == "hello"
+        eventually(lambda: no_socket_is_open(url))
 
         with connect(f"{url.replace('http', 'ws')}/v1/chat") as socket:
             socket.send("hello")
