@@ -351,7 +351,7 @@ def made(project: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Com
 def test_one_image_runs_as_production_and_as_test_side_by_side(made: Any) -> None:
     ports = free_port(), free_port()
     made("build")
-    made("run", PORT=str(ports[0]))
+    assert f"make build IMAGE={made.prefix}image" in made("run", PORT=str(ports[0])).stderr
     made("run", NAME="orders-test", PORT=str(ports[1]), APP_ENV="test", LOG_LEVEL="debug")
     for port in ports:
         assert httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200

@@ -111,7 +111,11 @@ wait_for_a_response() {
 # run own|named [ARGUMENT...]
 run() {
     # If IMAGE names an image that exists, run that.
-    if [ "$1" = own ] || ! engine image inspect "$image" >/dev/null 2>&1; then build; fi
+    if [ "$1" = own ] || ! engine image inspect "$image" >/dev/null 2>&1; then
+        build
+    else
+        echo "$image exists and is not built again; to build it: make build IMAGE=$image" >&2
+    fi
     shift
     lock
     set_aside
