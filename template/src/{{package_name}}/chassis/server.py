@@ -159,7 +159,7 @@ class Protocol(HttpToolsProtocol):
             self._go_on()
 
     def eof_received(self) -> None:
-        # The transport closes itself now.
+        # After this, asyncio closes the transport.
         self.transport.flush()
 
     def data_received(self, data: bytes) -> None:

@@ -87,7 +87,7 @@ def leave() -> None:
 
 
 async def is_not_stopping(service: Service) -> None:
-    """Raise NotReadyError once a stop has begun."""
+    """Raise an error once a stop has begun: the service is no longer ready."""
     if service.stop.is_set():
         raise RuntimeError("the service is stopping")
 
