@@ -167,7 +167,7 @@ def test_args_are_split_into_arguments_and_quotes_group_them(called: Any) -> Non
     assert called("build", ARGS=given)[-1][-len(words) - 1 :] == [*words, "."]
     ran = [line for line in called("run", IMAGE="desk:1", ARGS=given) if line[0] == "run"]
     assert [line[-len(words) - 1 :] for line in ran] == [[*words, "desk:1"]]
-    assert called("down", ARGS=given)[-1] == ["compose", "down", *words]
+    assert called("down", ARGS=given)[-1] == ["compose", "down", "--remove-orphans", *words]
 
 
 @pytest.mark.parametrize("text", ["-k 'a", 'a "b', "it's"])

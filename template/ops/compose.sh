@@ -35,7 +35,8 @@ failing() {
 
 # down [ARGUMENT...]
 down() {
-    engine compose down "$@"
+    # Also what compose.yaml had when it was started, such as a Redis that was removed since.
+    engine compose down --remove-orphans "$@"
 }
 
 # Only you can open the folder; the users of the containers can read the files.
