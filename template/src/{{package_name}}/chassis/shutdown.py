@@ -44,8 +44,9 @@ async def until(stop: asyncio.Event, source: AsyncIterable[Item]) -> AsyncIterat
     except StopAsyncIteration:
         pass
     finally:
-        waiting = [task for task in (stopped, item) if task and task.cancel()]
-        await asyncio.gather(*waiting, return_exceptions=True)
+        # Not `gather`: it loses the message by which anyio knows its own cancellations.
+        if waiting := [task for task in (stopped, item) if task and task.cancel()]:
+            await asyncio.wait(waiting)
 
 
 @asynccontextmanager
