@@ -65,6 +65,15 @@ def make_check(project: Path, *arguments: str, **options: Any) -> None:
     assert status == 0, printed
 
 
+def features_only(project: Path) -> str:
+    """Return the ARGS with which `make check` leaves out tests of code that is the same for every answer.
+
+    That code is tested, and its coverage measured, in `tests/test_quality.py` and `tests/test_combinations.py`.
+    """
+    same = sorted(path.relative_to(project) for path in (project / "tests/chassis").glob("test_*.py"))
+    return f"ARGS=--no-cov {' '.join(f'--ignore={path}' for path in same if path.name != 'test_wall.py')}"
+
+
 def _until_it_hangs(*command: str, **options: Any) -> tuple[int | None, str]:
     """Run a command for at most ten minutes; return its exit status, or None, and what it printed."""
     process = subprocess.Popen(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CHOICES, files, make_check, run
+from conftest import CHOICES, features_only, files, make_check, run
 from covertable import make
 
 # The answers that decide what Python code a project has, and those that don't.
@@ -87,8 +87,7 @@ def test_the_features_of_each_pair_pass_their_tests(
 ) -> None:
     """The rest of the chassis is the same code for every answer, and is tested with those above."""
     project = Path(shutil.copytree(render(**answers), tmp_path / "project"))
-    rest = " ".join(f"--ignore={path.relative_to(project)}" for path in (project / "tests/chassis").glob("test_*.py"))
-    run("make", "test", f"ARGS=--no-cov {rest}", cwd=project, env={**os.environ, **environments})
+    run("make", "test", features_only(project), cwd=project, env={**os.environ, **environments})
 
 
 @pytest.mark.parametrize("answers", SETS, ids=named)

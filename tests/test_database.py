@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 import standins
-from conftest import (
+from conftest import (, features_only
     RESERVED,
     add_to_app,
     commit,
@@ -142,7 +142,7 @@ def test_make_check_passes_without_the_example_after_a_migration_that_drops_it(r
     project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
     delete_the_example(project)
     run("make", "migration", "m=drop items", cwd=project)
-    make_check(project)
+    make_check(project, features_only(project))
 
 
 def test_make_check_passes_without_the_example_and_its_migration(render: Any, tmp_path: Path, database: str) -> None:
@@ -150,7 +150,7 @@ def test_make_check_passes_without_the_example_and_its_migration(render: Any, tm
     project = Path(shutil.copytree(render(database=database), tmp_path / "project"))
     delete_the_example(project)
     shutil.rmtree(project / "migrations/versions")
-    make_check(project)
+    make_check(project, features_only(project))
     if database == "sqlite":
         (project / "src/my_service/orders").mkdir()
         (project / "src/my_service/orders/models.py").write_text(ORDERS)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, commit, make_check, run
+from conftest import ROOT, commit, features_only, make_check, run
 from test_database import delete_the_example
 from test_update import NEXT, RELEASES, conflicts, merge_into, released, start, update, updater, upstream
 
@@ -40,7 +40,7 @@ def test_the_example_of_1_3_0_passes_make_check_after_an_update(
     """Its services commit by themselves, and it has ETags and cursors of its own."""
     project = update_from_1_3_0(start, released, merge_into, database, lambda _: None)
     assert "session.commit()" in (project / "src/my_service/items/service.py").read_text()
-    make_check(project)
+    make_check(project, features_only(project))
 
 
 def own_tables(project: Path) -> None:

@@ -229,7 +229,7 @@ def probes_ask_what_they_should(manifests: list[Manifest], project: Path) -> Ite
         "readinessProbe": "/health/ready",
     }:
         yield f"the probes ask {paths}"
-    [module] = project.glob("src/*/health.py")
+    [module] = project.glob("src/*/chassis/health.py")
     [limit] = re.findall(r"CHECK_TIMEOUT_SECONDS = ([\d.]+)", module.read_text())
     if server["readinessProbe"]["timeoutSeconds"] <= float(limit):
         yield "a slow check would look like a dead service"
