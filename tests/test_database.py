@@ -15,12 +15,13 @@ from typing import Any
 import httpx2
 import pytest
 import standins
-from conftest import (, features_only
+from conftest import (
     RESERVED,
     add_to_app,
     commit,
     container,
     eventually,
+    features_only,
     free_port,
     get,
     inspect,
