@@ -25,10 +25,7 @@ def update_from_1_3_0(
     commit(project, "our work")
     merge_into(project, released(OLDER, database=database), released(NEXT, database=database))
     assert conflicts(project) == []
-    # A render brings it only for a project of 1.x.
-    script = (ROOT / "template/ops/imports.py.jinja").read_text().replace("{{ package_name }}", "my_service")
-    (project / "ops/imports.py").write_text(script)
-    run("python3", "ops/imports.py", cwd=project)
+    run("python3", ROOT / "upgrade/imports_2_0.py", cwd=project)
     run("make", "lock", "format", cwd=project)
     return project
 

@@ -1,7 +1,6 @@
-"""Rewrite the imports of release 1.x to those of 2.0: `python3 ops/imports.py`, once, after the update.
+"""Rewrite the imports of release 1.x to those of 2.0: run it in a project, after the update.
 
-It changes your modules and tests only, reports what has to be rewritten by hand, and deletes
-itself when nothing is left to do.
+It changes the owner's modules and tests only, and reports what has to be rewritten by hand. It can be repeated.
 """
 
 import ast
@@ -11,7 +10,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = "{{ package_name }}"
+
+def package() -> str:
+    """Return the name of the project's package, which has a chassis since the update."""
+    found = [path.parent.name for path in Path("src").glob("*/chassis")]
+    if len(found) != 1:
+        sys.exit("Run this in the folder of a project that was updated to 2.0: src/<package>/chassis is missing.")
+    return found[0]
+
+
+PACKAGE = package()
 # Where each module went, seen from the package that it was in.
 MOVED = {
     PACKAGE: {
@@ -65,7 +73,7 @@ NEW_SESSION = "open_session(client.app) as session:  # type: ignore[arg-type]"
 
 def main() -> None:
     listed = subprocess.run(
-        ["git", "ls-files", "src", "tests", "migrations"],  # noqa: S607
+        ["git", "ls-files", "src", "tests", "migrations"],
         capture_output=True,
         text=True,
         check=True,
@@ -77,7 +85,6 @@ def main() -> None:
     if left:
         sys.exit("\n".join([*left, "Change these by hand, then run this again."]))
     print("All imports are those of release 2.0. Run `make format check`, then commit.")
-    Path(__file__).unlink()
 
 
 def rewrite(path: Path) -> list[str]:
@@ -91,9 +98,7 @@ def rewrite(path: Path) -> list[str]:
                 lines[span] = [replaced(node, module, "".join(lines[span]))]
         changed = opened("".join(lines))
         left = [
-            f"{path}:{node.lineno}: {told}"
-            for node, module in imports(path, changed)
-            for told in removed(node, module)
+            f"{path}:{node.lineno}: {told}" for node, module in imports(path, changed) for told in removed(node, module)
         ]
     except SyntaxError as error:
         return [f"{path}:{error.lineno}: not valid Python; resolve the conflicts first"]
@@ -145,9 +150,7 @@ def replaced(node: ast.ImportFrom, module: str, statement: str) -> str:
             if alias.name in moved:
                 folder, _, name = moved[alias.name].rpartition(".")
                 by_folder.setdefault(folder, []).append(
-                    f"{name} as {alias.asname or alias.name}"
-                    if (alias.asname or alias.name) != name
-                    else name
+                    f"{name} as {alias.asname or alias.name}" if (alias.asname or alias.name) != name else name
                 )
         if not by_folder:
             return statement
