@@ -59,7 +59,7 @@ def write(project: Path, name: str, code: str) -> None:
     for part in code.split("\n\n") if path.suffix == ".py" else [code]:
         new = part.strip("\n").splitlines()
         if longer := re.fullmatch(r"features = \[\.\.\., (.+)\]", part.strip()):
-            listed = re.sub(r"(?s)features=\[(.*?)\]", rf"features=[\1, {longer[1]}]", "\n".join(lines))
+            listed = re.sub(r"(?s)features=\[(.*?),?\s*\]", rf"features=[\1, {longer[1]}]", "\n".join(lines))
             lines = listed.replace("[, ", "[").splitlines()
             continue
         if longer := re.fullmatch(r"commands = \[\.\.\., (.+)\]", part.strip()):
@@ -230,7 +230,7 @@ def test_redis_is_removed_by_hand_as_the_chassis_says(installed_with: Any, tmp_p
         shutil.rmtree(project / (folder if folder.startswith("tests") else f"{PACKAGE}/{folder}"))
     for name in ("app.py", "settings.py"):
         path = project / PACKAGE / name
-        without = re.sub(r"(, )?\bcache\.(feature|Settings)", "", path.read_text())
+        without = re.sub(r"\n +cache\.feature,|, cache\.Settings", "", path.read_text())
         without = re.sub(r"(?m)^from \.chassis import cache\n|(?<=import auth), cache$", "", without)
         path.write_text(without)
     fixtures = project / "tests/chassis/fixtures.py"
