@@ -743,7 +743,7 @@ def test_the_image_reads_a_secret_as_kubernetes_mounts_it(image: str, tmp_path: 
     for path in (tmp_path, folder, version):
         path.chmod(0o755)
     pod = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=10001:10001"]
-    shown = "from nasty_service.settings import load; print(load().log_level)"
+    shown = "from nasty_service.chassis import Settings, load; print(load(Settings).log_level)"
     read = run("docker", "run", "--rm", *pod, f"--volume={folder}:/run/secrets:ro", image, "python", "-c", shown)
     assert read.stdout == "error\n"
 
