@@ -916,7 +916,7 @@ def test_a_failing_last_step_takes_back_what_it_wrote_and_nothing_else(
 ) -> None:
     project = Path(shutil.copytree(worked_on, tmp_path / "project"))
     before = tree_of_all(project)
-    precious = "src/my_service/chassis/logs.py"
+    precious = ".editorconfig"
 
     def fail_late(self: Any, merged: Any) -> None:
         with (project / precious).open("a") as file:
@@ -1360,20 +1360,21 @@ def test_conflicts_are_entries_of_the_index_in_any_shape(
     worked_on: Path, tmp_path: Path, shape: Callable[[Path, Path], Path]
 ) -> None:
     project = Path(shutil.copytree(worked_on, tmp_path / "project"))
-    rewrite(project / "tests/chassis/test_health.py", "def test_", "def test_our_")
+    first_line(project / "tests/conftest.py", '"""Ours."""')
     rewrite(project / "Makefile", "MAKEFLAGS += --no-print-directory", "MAKEFLAGS += --silent")
     commit(project, "our names")
     template = clash(tmp_path, project)
     project = shape(project, tmp_path)
     done = run_update(project)
     assert done.returncode == 1, done.stderr
-    assert "tests/chassis/test_health.py" in done.stdout
+    assert "tests/conftest.py" in done.stdout
     unmerged = run("git", "ls-files", "--unmerged", cwd=project).stdout
     assert {line.split()[2] for line in unmerged.splitlines()} == {"1", "2", "3"}
     assert template.exists()
     text = (project / "Makefile").read_text()
-    assert "<<<<<<< before updating\nMAKEFLAGS += --silent\n=======\nMAKEFLAGS += --quiet\n>>>>>>>" in text
-    assert "<<<<<<< before updating\n" in (project / "tests/chassis/test_health.py").read_text()
+    both = r"<<<<<<< before updating\n(?s:.*?)MAKEFLAGS \+= --silent\n(?s:.*?)=======\n(?s:.*?)MAKEFLAGS \+= --quiet\n(?s:.*?)>>>>>>>"
+    assert re.search(both, text)
+    assert "<<<<<<< before updating\n" in (project / "tests/conftest.py").read_text()
     run("git", "checkout", "--conflict=diff3", "--", "Makefile", cwd=project)
     assert "||||||| base" in (project / "Makefile").read_text()
     undo = done.stdout.partition("take the whole update back: ")[2].strip()
@@ -1381,11 +1382,16 @@ def test_conflicts_are_entries_of_the_index_in_any_shape(
     assert run("git", "status", "--porcelain", "--", ".", cwd=project).stdout == ""
 
 
+def first_line(path: Path, line: str) -> None:
+    path.write_text("\n".join([line, *path.read_text().splitlines()[1:]]) + "\n")
+
+
 def clash(folder: Path, project: Path) -> Path:
     """Release a template that changes what the owner changed; point the project at it."""
     template = folder / "clash"
     run("git", "clone", "--quiet", yaml.safe_load((project / ".copier-answers.yml").read_text())["_src_path"], template)
-    rewrite(template / "template/tests/chassis/test_health.py.jinja", "def test_", "def test_their_")
+    [conftest] = (template / "template/tests").glob("conftest.py*")
+    first_line(conftest, '"""Theirs."""')
     rewrite(template / "template/Makefile.jinja", "MAKEFLAGS += --no-print-directory", "MAKEFLAGS += --quiet")
     release(template, "clash")
     point_to(project, str(template))
