@@ -180,8 +180,13 @@ def conflicts(project: Path) -> list[str]:
     return unmerged + marked + [name for name in files(project) if name.endswith(".rej")]
 
 
-ALL_ANSWERS = [{}, NASTY, EVERYTHING, {"package_name": "update"}, *SINGLE_ANSWERS]
 OLDEST_AND_NEWEST = [list(RELEASES)[0], list(RELEASES)[-1]]
+# Each release with much and with little; each answer alone from the oldest, the last 1.x and the newest.
+ALONE = sorted({*OLDEST_AND_NEWEST, [version for version in RELEASES if version.startswith("1.")][-1]})
+UNEDITED = [
+    *((version, answers) for version in RELEASES for answers in ({}, NASTY, EVERYTHING, {"package_name": "update"})),
+    *((version, answers) for version in ALONE for answers in SINGLE_ANSWERS),
+]
 
 
 def named(answers: dict[str, str]) -> str:
@@ -213,8 +218,9 @@ def fresh(project: Path, expected: Path) -> dict[str, bytes]:
     return {**kept, **owned}
 
 
-@pytest.mark.parametrize("version", RELEASES)
-@pytest.mark.parametrize("answers", ALL_ANSWERS, ids=named)
+@pytest.mark.parametrize(
+    ("version", "answers"), UNEDITED, ids=lambda given: given if isinstance(given, str) else named(given)
+)
 def test_an_unedited_project_becomes_a_fresh_copy(
     start: Any, released: Any, merge_into: Any, version: str, answers: dict[str, str]
 ) -> None:
