@@ -243,7 +243,7 @@ def test_an_edit_of_the_source_leaves_the_dependencies_layer_alone(project: Path
     image = build(project)
     assert [old == new for old, new in zip(before, layers(image), strict=True)][-3:] == [True, True, False]
     shown = run(
-        "docker", "run", "--rm", image, "python", "-c", "from nasty_service import health; print(health.EDITED)"
+        "docker", "run", "--rm", image, "python", "-c", "from nasty_service.chassis import health; print(health.EDITED)"
     )
     assert shown.stdout == "True\n"
 

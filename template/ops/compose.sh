@@ -35,7 +35,7 @@ failing() {
 
 # down [ARGUMENT...]
 down() {
-    # Also what compose.yaml had when it was started, such as a Redis that was removed since.
+    # Also what compose.yaml had when it was started, such as a server that was removed since.
     engine compose down --remove-orphans "$@"
 }
 

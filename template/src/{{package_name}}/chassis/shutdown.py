@@ -44,9 +44,10 @@ async def until(stop: asyncio.Event, source: AsyncIterable[Item]) -> AsyncIterat
     except StopAsyncIteration:
         pass
     finally:
-        # Not `gather`: it loses the message by which anyio knows its own cancellations.
-        if waiting := [task for task in (stopped, item) if task and task.cancel()]:
-            await asyncio.wait(waiting)
+        for task in (stopped, item):
+            if task and task.cancel():
+                # Not `gather`: it loses the message by which anyio knows its own cancellations.
+                await asyncio.wait([task])
 
 
 @asynccontextmanager
