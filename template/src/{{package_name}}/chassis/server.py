@@ -277,8 +277,8 @@ class Protocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def is_receiving(self) -> bool:
-        """Whether the client has sent a part of a request, and may still be sending."""
-        return self.in_body or self.overhead > 0
+        """Whether the client may still be sending: the rest of a request, or more than is read."""
+        return self.deaf or self.in_body or self.overhead > 0
 
     def linger(self) -> None:
         """Close the connection once the client has had time to read the response."""
