@@ -48,8 +48,9 @@ class Service(FastAPI):
                 self.include_router(router)
 
     @classmethod
-    def of(cls, connection: HTTPConnection) -> Service:
-        return cast(Service, connection.scope["service"])
+    def of(cls, source: Service | HTTPConnection) -> Service:
+        """Return the service that `source` is, or that handles this request or WebSocket."""
+        return source if isinstance(source, Service) else cast(Service, source.scope["service"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A mounted application replaces scope["app"].
@@ -90,9 +91,8 @@ def state_of(source: Service | HTTPConnection, kind: type[T]) -> T:
 
     `source` is the service, or a request or WebSocket that it handles.
     """
-    service = source if isinstance(source, Service) else Service.of(source)
     try:
-        return cast(T, service.states[kind])
+        return cast(T, Service.of(source).states[kind])
     except KeyError:
         raise RuntimeError(
             f"No feature keeps a {kind.__module__}.{kind.__name__}: "
@@ -102,7 +102,7 @@ def state_of(source: Service | HTTPConnection, kind: type[T]) -> T:
 
 def settings_of(source: Service | HTTPConnection, kind: type[S]) -> S:
     """Return the settings as `kind`, one of the classes that your `Settings` derives from."""
-    service = source if isinstance(source, Service) else Service.of(source)
-    if not isinstance(service.settings, kind):
+    settings = Service.of(source).settings
+    if not isinstance(settings, kind):
         raise TypeError(f"Settings has to derive from {kind.__module__}.{kind.__name__}")
-    return service.settings
+    return settings
