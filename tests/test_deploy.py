@@ -533,7 +533,7 @@ def test_each_rule_of_pod_security_finds_what_breaks_it(built: Any, fault: str, 
 
 ACCEPTED = {
     "CKV_K8S_11": "A limit of CPU throttles a pod beside idle cores; requests share a busy node fairly.",
-    "CKV_K8S_15": "A tag of ours is never pushed twice, and a pod has to start while the registry is away.",
+    "CKV_K8S_15": "No tag is ever pushed twice, and a pod has to start while the registry is down.",
     "CKV_K8S_43": "`make deploy IMAGE=name@sha256:...` pins a digest; a file can only name a version.",
 }
 
