@@ -18,6 +18,7 @@ for number in SIGNALS:
     signal.signal(number, lambda *_: sys.exit("Interrupted: nothing was changed."))
 
 import argparse  # noqa: E402
+import ast  # noqa: E402
 import difflib  # noqa: E402
 import hashlib  # noqa: E402
 import json  # noqa: E402
@@ -77,13 +78,21 @@ def update(*arguments: str) -> int:
             return 0
         project.refuse_hidden_edits(merged, Path(folder))
         print(releases["news"].strip(), end="\n\n" if releases["news"].strip() else "")
-        confirm(merged, arguments, agreed=options.yes)
+        if options.feature:
+            show(merged, project.tree())
+        show_deletions(merged, broken_imports(scratch, merged, project.tree()))
+        if not options.yes and (options.feature or merged.deleted or merged.deleted_edited):
+            confirm(options.feature or agreement("make update", *arguments))
         # Somebody may have saved a file in the meantime.
         project.refuse_uncommitted()
         project.write(scratch, merged)
     headline = f"Updated from template release {old} to {new}" if old != new else "Updated"
     report(merged, f"{headline}, with conflicts." if merged.conflicts else f"{headline}.")
-    return finish(merged, project.take_back)
+    return finish(
+        merged,
+        project.take_back,
+        "`make check` and `make dev`" if options.feature else "`make check`",
+    )
 
 
 def parse(arguments: tuple[str, ...]) -> argparse.Namespace:
@@ -95,6 +104,9 @@ def parse(arguments: tuple[str, ...]) -> argparse.Namespace:
     add("-y", "--yes", action="store_true", help="agree to deletions")
     add("-l", "--defaults", action="store_true", help="keep recorded answers, as always")
     add("--check", action="store_true", help="report whether there is a newer release")
+    # From `make add` and `make remove`: keep the project's release, show all changes, and ask;
+    # the value is the command that agrees to them beforehand.
+    add("--feature", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     for entry in options.data:
         if "=" not in entry:
@@ -109,27 +121,48 @@ def report_check(old: str, new: str) -> int:
     return 0
 
 
-def confirm(merged: "Merge", arguments: tuple[str, ...], *, agreed: bool) -> None:
-    """List what the update deletes; ask, unless that was agreed to beforehand."""
-    if not merged.deleted and not merged.deleted_edited:
-        return
-    print("This update deletes:")
-    for name in sorted([*merged.deleted, *merged.deleted_edited]):
-        print(
-            f"  {name}",
-            *["(you edited it: it stays, as a conflict)"] * (name in merged.deleted_edited),
-        )
-    if agreed:
-        return
+def show(merged: "Merge", ours: Tree) -> None:
+    """List what is added and changed; of a new folder, only its name."""
+    folders = {str(parent) for name in ours for parent in PurePosixPath(name).parents}
+    added, changed = [], []
+    for name in changes(ours, merged.files):
+        new = [str(path) for path in PurePosixPath(name).parents if str(path) not in folders]
+        if name in ours:
+            changed += [name] * (name in merged.files)
+        else:
+            added.append(f"{new[-1]}/" if new else name)
+    for headline, names in (("This adds:", added), ("This changes:", changed)):
+        if names:
+            print(headline, *(f"  {name}" for name in dict.fromkeys(names)), sep="\n")
+
+
+def show_deletions(merged: "Merge", importing: list[str]) -> None:
+    """List what is deleted, and which files import what will no longer be there."""
+    if names := sorted([*merged.deleted, *merged.deleted_edited]):
+        print("This update deletes:")
+        for name in names:
+            edited = name in merged.deleted_edited
+            print(f"  {name}", *["(you edited it: it stays, as a conflict)"] * edited)
+    if importing:
+        print("Change the imports in these first, since their modules will no longer be there:")
+        print(*(f"  {name}" for name in importing), sep="\n")
+
+
+def confirm(agreed: str) -> None:
+    """Ask whether to go on; `agreed` is the command that agrees beforehand."""
     if not sys.stdin.isatty():
-        again = shlex.join([*arguments, "--yes"]).replace('"', '\\"')
-        fail(f'Nothing was changed. To agree beforehand: make update ARGS="{again}"')
+        fail(f"Nothing was changed. To agree beforehand: {agreed}")
     try:
         answer = input("Go on? [y/N] ")
     except EOFError:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         fail("Nothing was changed.")
+
+
+def agreement(command: str, *arguments: str) -> str:
+    again = shlex.join([*arguments, "--yes"]).replace('"', '\\"')
+    return f'{command} ARGS="{again}"'
 
 
 def report(merged: "Merge", headline: str) -> None:
@@ -156,7 +189,7 @@ def report(merged: "Merge", headline: str) -> None:
             print(text, *(f"  {name}" for name in names), sep="\n")
 
 
-def finish(merged: "Merge", take_back: str) -> int:
+def finish(merged: "Merge", take_back: str, trial: str) -> int:
     """Lock the dependencies if nothing is in conflict; return the exit status."""
     if merged.conflicts:
         lock = " `make lock`," if Path("uv.lock").exists() else ""
@@ -171,7 +204,7 @@ def finish(merged: "Merge", take_back: str) -> int:
             f"The update is complete, but uv.lock is not up to date: {fault}",
             f"Run `make lock`, then commit. Or take the whole update back: {take_back}",
         )
-    print("No conflicts. Look through it with `git diff HEAD`, run `make check`, then commit.")
+    print(f"No conflicts. Look through it with `git diff HEAD`, run {trial}, then commit.")
     return 0
 
 
@@ -532,6 +565,45 @@ def list_deletions(scratch: Scratch, merged: Merge, ours: Tree) -> None:
     )
 
 
+def broken_imports(scratch: Scratch, merged: Merge, ours: Tree) -> list[str]:
+    """List files that import a module which the project will no longer have."""
+    gone = {*(ours.keys() - merged.files.keys()), *merged.deleted_edited}
+    modules = {module(name) for name in gone if name.endswith(".py")}
+    if not modules:
+        return []
+    words = [part for name in sorted(modules) for part in ("-e", name.rpartition(".")[2])]
+    found = ("grep", "-lzFw", *words, scratch.tree(merged.files), "--", "*.py")
+    names = [entry.partition(":")[2] for entry in split(scratch.git(*found, check=False).stdout)]
+    return [
+        name
+        for name in names
+        if name not in gone
+        and modules & imports(name, scratch.git("cat-file", "blob", merged.files[name][1]).stdout)
+    ]
+
+
+def module(name: str) -> str:
+    """Return the dotted name of a Python file."""
+    path = name.removeprefix("src/").removesuffix(".py").removesuffix("/__init__")
+    return path.replace("/", ".")
+
+
+def imports(name: str, source: bytes) -> set[str]:
+    """Return the dotted names that a Python file imports."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):
+        return set()
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    package = [part for part in PurePosixPath(name).parent.parts if part != "src"]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found
+
+
 def merge(scratch: Scratch, old: Tree, ours: Tree, new: Tree) -> Merge:
     """Merge two trees that come from `old` by git's default strategy, which follows renames."""
     base = scratch.commit(old)
@@ -727,7 +799,8 @@ def render(asked: dict[str, Any]) -> dict[str, Any]:
             "so nothing can be compared with it.",
             f"Bring that tag or commit back at {before['_src_path']}, then update.",
         )
-    reference = template.reference(asked["vcs_ref"])
+    own_release = before["_commit"] if asked["feature"] else None
+    reference = template.reference(asked["vcs_ref"] or own_release)
     template.render(folder / "new", reference, asked["data"], asked["prereleases"])
     after = recorded(folder / "new" / ANSWERS)
     if not template.has(after["_commit"]):

@@ -102,6 +102,8 @@ VARIABLES = {
     "test": ["ARGS"],
     "test-own": ["ARGS"],
     "lock": ["ARGS"],
+    "add": ["FEATURE", "ARGS"],
+    "remove": ["FEATURE", "ARGS"],
     "update": ["ARGS"],
     "dev": ["PORT"],
     "migration": ["m"],
