@@ -28,11 +28,15 @@ def command(driver: Driver) -> Command[EnvironmentSettings]:
 
 
 def run(driver: Driver, settings: EnvironmentSettings) -> None:
-    """Migrate; end the process with one line and exit status 1 if the database is down."""
     # A thread waits for the signal, since Python's own handler may miss it while the event loop
     # waits for a lock. A migration that was stopped did not succeed: no exit status 0.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     Thread(target=lambda: os._exit(128 + signal.sigwait({signal.SIGTERM})), daemon=True).start()
+    upgrade(driver, settings)
+
+
+def upgrade(driver: Driver, settings: EnvironmentSettings) -> None:
+    """Migrate; end the process with one line and exit status 1 if the database is down."""
     # Alembic logs the names of its plugins when it is imported.
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     from alembic import command, config, script, util
