@@ -128,7 +128,8 @@ def show(merged: "Merge", ours: Tree) -> None:
     for name in changes(ours, merged.files):
         new = [str(path) for path in PurePosixPath(name).parents if str(path) not in folders]
         if name in ours:
-            changed += [name] * (name in merged.files)
+            clash = " (you changed the same lines: a conflict)" * (name in merged.conflicts)
+            changed += [name + clash] * (name in merged.files)
         else:
             added.append(f"{new[-1]}/" if new else name)
     for headline, names in (("This adds:", added), ("This changes:", changed)):
@@ -144,7 +145,7 @@ def show_deletions(merged: "Merge", importing: list[str]) -> None:
             edited = name in merged.deleted_edited
             print(f"  {name}", *["(you edited it: it stays, as a conflict)"] * edited)
     if importing:
-        print("Change the imports in these first, since their modules will no longer be there:")
+        print("These import modules that will no longer be there, so they need a change:")
         print(*(f"  {name}" for name in importing), sep="\n")
 
 

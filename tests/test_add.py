@@ -119,7 +119,7 @@ def test_removing_lists_files_and_imports_and_changes_nothing_unless_agreed_to(s
     told = make(project, "remove", "cache")
     assert told.returncode != 0
     assert "  src/my_service/chassis/cache/client.py\n" in told.stdout
-    imports = told.stdout.split("Change the imports in these first")[1]
+    imports = told.stdout.split("These import modules that will no longer be there")[1]
     assert imports.splitlines()[1:] == ["  src/my_service/orders/routes.py"]
     assert 'To agree beforehand: make remove FEATURE=redis ARGS="--yes"' in told.stderr
     assert git_tree(project) == before

@@ -178,6 +178,7 @@ def test_a_package_called_like_the_script_that_updates_it_works(render: Any) -> 
     project = render(package_name="update")
     assert not (project / "update.py").exists()
     assert run("make", "-n", "update", cwd=project).stdout.rstrip().endswith("--script update_template.py")
+    assert run("make", "-n", "add", cwd=project).stdout.rstrip().endswith("feature.py add update_template.py")
     assert (project / "update_template.py").read_text() == (render() / "update.py").read_text()
 
 
