@@ -195,6 +195,8 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         # Else the tests of a project take the rights to the folders above it away from its PostgreSQL.
         patch.setenv("PYTEST_DEBUG_TEMPROOT", str(folder))
+        # Else mypy reads the libraries anew for each project. It compares each file with what it knows.
+        patch.setenv("MYPY_CACHE_DIR", str(folder / "mypy"))
         # `make test` itself hands these on to every `make` below it.
         for name in ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"):
             patch.delenv(name, raising=False)
@@ -267,7 +269,8 @@ def installed_with(shared: Any, render: Callable[..., Path]) -> Callable[..., Pa
         with made.parent.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (made / ".venv").exists():
-                run("make", "install", cwd=made)
+                environment = {name: value for name, value in os.environ.items() if name != "UV_PROJECT_ENVIRONMENT"}
+                run("make", "install", cwd=made, env=environment)
         return Path(made)
 
     return project
@@ -277,6 +280,15 @@ def installed_with(shared: Any, render: Callable[..., Path]) -> Callable[..., Pa
 def installed(installed_with: Callable[..., Path]) -> Path:
     """A project of default answers after `make install`; not to be changed."""
     return installed_with()
+
+
+@pytest.fixture
+def one_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the project of each test that asks for this into the same environment, one after the other.
+
+    What a project and the one before it need stays there, compiled; `uv run` changes the rest.
+    """
+    monkeypatch.setenv("UV_PROJECT_ENVIRONMENT", str(tmp_path_factory.getbasetemp() / "environment"))
 
 
 @pytest.fixture(scope="session")

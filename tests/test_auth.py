@@ -192,6 +192,7 @@ def granted(app: FastAPI) -> None:
 """
 
 
+@pytest.mark.usefixtures("one_environment")
 @both
 def test_a_copy_of_the_example_with_a_scope_passes_its_tests(installed_with: Any, tmp_path: Path, auth: str) -> None:
     project = tmp_path / "project"

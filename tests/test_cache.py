@@ -61,6 +61,7 @@ def add_example(project: Path) -> Path:
     return routes
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_the_example_of_its_page_passes_make_lint(render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(cache="redis"), tmp_path / "project"))
     add_example(project)

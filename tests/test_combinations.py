@@ -47,16 +47,9 @@ def tools(installed_with: Callable[..., Path]) -> Path:
     return project / ".venv/bin"
 
 
-@pytest.fixture(scope="session")
-def environments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Where each project of this test process is installed in its turn, and what mypy knows of libraries."""
-    folder = tmp_path_factory.mktemp("environments")
-    return {"UV_PROJECT_ENVIRONMENT": str(folder / "venv"), "MYPY_CACHE_DIR": str(folder / "mypy")}
-
-
 @pytest.mark.parametrize("answers", COMBINATIONS, ids=named)
 def test_each_combination_parses_and_is_clean(
-    render: Any, tmp_path: Path, tools: Path, environments: dict[str, str], answers: dict[str, str]
+    render: Any, tmp_path: Path, tools: Path, answers: dict[str, str]
 ) -> None:
     project = Path(shutil.copytree(render(**answers), tmp_path / "project"))
     for name in files(project):
@@ -66,28 +59,28 @@ def test_each_combination_parses_and_is_clean(
             list(yaml.safe_load_all((project / name).read_text()))
     run(tools / "ruff", "check", cwd=project)
     run(tools / "ruff", "format", "--check", cwd=project)
-    environment = {**os.environ, **environments, "MYPYPATH": "src"}
+    environment = {**os.environ, "MYPYPATH": "src"}
     run(tools / "mypy", "--python-executable", tools / "python", cwd=project, env=environment)
 
 
+@pytest.mark.usefixtures("one_environment")
 @pytest.mark.parametrize("answers", COVERED, ids=named)
 def test_each_feature_passes_make_check_with_full_coverage(
-    render: Any, tmp_path: Path, environments: dict[str, str], answers: dict[str, str]
+    render: Any, tmp_path: Path, answers: dict[str, str]
 ) -> None:
     project = Path(shutil.copytree(render(**answers), tmp_path / "project"))
     before = code(project)
-    make_check(project, "ARGS=--cov-fail-under=100", env={**os.environ, **environments})
-    run("make", "format", cwd=project, env={**os.environ, **environments})
+    make_check(project, "ARGS=--cov-fail-under=100")
+    run("make", "format", cwd=project)
     assert code(project) == before
 
 
+@pytest.mark.usefixtures("one_environment")
 @pytest.mark.parametrize("answers", [pair for pair in PAIRS if pair not in COVERED], ids=named)
-def test_the_features_of_each_pair_pass_their_tests(
-    render: Any, tmp_path: Path, environments: dict[str, str], answers: dict[str, str]
-) -> None:
+def test_the_features_of_each_pair_pass_their_tests(render: Any, tmp_path: Path, answers: dict[str, str]) -> None:
     """The rest of the chassis is the same code for every answer, and is tested with those above."""
     project = Path(shutil.copytree(render(**answers), tmp_path / "project"))
-    run("make", "test", features_only(project), cwd=project, env={**os.environ, **environments})
+    run("make", "test", features_only(project), cwd=project)
 
 
 @pytest.mark.parametrize("answers", SETS, ids=named)

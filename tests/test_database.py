@@ -105,6 +105,7 @@ class Order(Base):
 """
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_migrations_find_the_tables_of_models_and_of_imports(render: Any, tmp_path: Path) -> None:
     """In each models.py, and in imports below `# Yours:`, which no formatter moves."""
     project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
@@ -139,6 +140,7 @@ def delete_the_example(project: Path) -> None:
     app.write_text(text)
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_make_check_passes_without_the_example_after_a_migration_that_drops_it(render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
     delete_the_example(project)
@@ -146,6 +148,7 @@ def test_make_check_passes_without_the_example_after_a_migration_that_drops_it(r
     make_check(project, features_only(project))
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_make_check_passes_without_the_example_and_its_migration(render: Any, tmp_path: Path, database: str) -> None:
     """Git keeps no empty folder, so a clone must work without `migrations/versions`."""
     project = Path(shutil.copytree(render(database=database), tmp_path / "project"))

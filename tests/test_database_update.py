@@ -30,6 +30,7 @@ def update_from_1_3_0(
     return project
 
 
+@pytest.mark.usefixtures("one_environment")
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_the_example_of_1_3_0_passes_make_check_after_an_update(
     start: Any, released: Any, merge_into: Any, database: str
@@ -50,6 +51,7 @@ def own_tables(project: Path) -> None:
     run("make", "format", cwd=project)
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_tables_that_env_py_of_1_3_0_imports_are_still_found_after_an_update(
     start: Any, released: Any, merge_into: Any
 ) -> None:
@@ -61,6 +63,7 @@ def test_tables_that_env_py_of_1_3_0_imports_are_still_found_after_an_update(
     assert any('"orders"' in text for text in written)
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_switching_the_cache_off_has_no_conflict_without_the_example(start: Any) -> None:
     project = start(NEXT, database="sqlite", cache="redis")
     delete_the_example(project)

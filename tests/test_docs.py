@@ -217,6 +217,7 @@ def test_the_command_of_the_recipes_is_listed_and_runs(plain: Path, warehouse: s
     assert run(*ping, cwd=plain, env={}, check=False).stderr == "WAREHOUSE_TOKEN: Field required\n"
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_redis_is_removed_by_hand_as_the_chassis_says(installed_with: Any, tmp_path: Path) -> None:
     """Delete its folders, its lines, its dependencies; then nothing of it is left."""
     project = tmp_path / "project"

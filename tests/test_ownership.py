@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, copy, files, make_check, run
+from conftest import ROOT, copy, features_only, files, make_check, run
 
 EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt"}
 # Together they render every file.
@@ -159,16 +159,17 @@ def owned(installed_with: Callable[..., Path], tmp_path: Path) -> Callable[..., 
     return project
 
 
-@pytest.mark.parametrize("answers", [{}, EVERYTHING], ids=["nothing", "everything"])
-def test_the_chassis_tests_pass_whatever_the_owner_adds(owned: Callable[..., Path], answers: dict[str, str]) -> None:
-    project = owned(**answers)
+@pytest.mark.usefixtures("one_environment")
+def test_the_features_tests_pass_whatever_the_owner_adds(owned: Callable[..., Path]) -> None:
+    project = owned(**EVERYTHING)
     run("make", "format", cwd=project)
     assert f"\n{IMPORTS}from . import warehouse\n" in (project / "src/my_service/app.py").read_text()
     assert f"\n{IMPORTS}from pydantic import SecretStr\n" in (project / "src/my_service/settings.py").read_text()
-    make_check(project, "ARGS=--no-cov")
+    make_check(project, features_only(project))
 
 
-def test_the_chassis_tests_pass_with_the_service_below_another_prefix(owned: Callable[..., Path]) -> None:
+@pytest.mark.usefixtures("one_environment")
+def test_the_other_tests_pass_whatever_the_owner_adds_and_below_another_prefix(owned: Callable[..., Path]) -> None:
     project = owned()
     insert(project / "src/my_service/app.py", "    warehouse.install(app)\n", MOUNTED)
     for name in ("test_app", "test_warehouse"):
@@ -177,6 +178,7 @@ def test_the_chassis_tests_pass_with_the_service_below_another_prefix(owned: Cal
     run("make", "test", "ARGS=--no-cov", cwd=project)
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_a_setting_without_a_default_passes_the_type_checker(owned: Callable[..., Path]) -> None:
     program = "from my_service.chassis import load; from my_service.settings import Settings; load(Settings)"
     project = owned()
@@ -186,6 +188,7 @@ def test_a_setting_without_a_default_passes_the_type_checker(owned: Callable[...
     assert refused.stderr.splitlines()[-2:] == ["WAREHOUSE_URL: Field required", "WAREHOUSE_TOKEN: Field required"]
 
 
+@pytest.mark.usefixtures("one_environment")
 @pytest.mark.parametrize("version", ["3.99", "same", ""])
 def test_make_check_warns_in_one_line_if_the_image_runs_another_python(
     installed: Path, tmp_path: Path, version: str

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NASTY, ROOT, commit, files, make_check, run
+from conftest import NASTY, ROOT, commit, features_only, files, make_check, run
 
 
-@pytest.mark.parametrize("answers", [{}, NASTY], ids=["defaults", "nasty"])
 def test_a_fresh_project_passes_make_check_with_full_coverage(
-    render: Any, tmp_path: Path, answers: dict[str, str]
+    render: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = Path(shutil.copytree(render(**answers), tmp_path / "project"))
+    monkeypatch.delenv("MYPY_CACHE_DIR")
+    project = Path(shutil.copytree(render(), tmp_path / "project"))
     before = {name: (project / name).read_bytes() for name in files(project)}
     make_check(project, "ARGS=--cov-fail-under=100")
     run("make", "format", cwd=project)
@@ -25,6 +25,17 @@ def test_a_fresh_project_passes_make_check_with_full_coverage(
     assert run("git", "status", "--porcelain", cwd=project).stdout == ""
 
 
+@pytest.mark.usefixtures("one_environment")
+def test_a_project_with_any_text_in_its_answers_passes_make_check(render: Any, tmp_path: Path) -> None:
+    """Its other tests run in `tests/test_image.py`, in the image's Python."""
+    project = Path(shutil.copytree(render(**NASTY), tmp_path / "project"))
+    before = {name: (project / name).read_bytes() for name in files(project)}
+    make_check(project, features_only(project))
+    run("make", "format", cwd=project)
+    assert {name: (project / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.usefixtures("one_environment")
 @pytest.mark.parametrize(
     ("target", "file", "fault"),
     [

@@ -330,6 +330,7 @@ def edit(project: Path) -> None:
     run("make", "format", cwd=project)
 
 
+@pytest.mark.usefixtures("one_environment")
 @pytest.mark.parametrize("version", RELEASES)
 def test_an_edited_project_keeps_every_edit(start: Any, released: Any, merge_into: Any, version: str) -> None:
     project = start(RELEASES[version])
@@ -1036,6 +1037,7 @@ def own_domain(project: Path) -> None:
     rewrite(project / "src/my_service/app.py", "    # Yours:\n", f"    # Yours:\n{routed}")
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_an_owners_domain_of_1_4_0_passes_make_check_after_the_update(start: Any) -> None:
     project = start(RELEASES["1.4.0"], **EVERYTHING)
     own_domain(project)
