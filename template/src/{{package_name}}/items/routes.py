@@ -1,4 +1,4 @@
-"""Items over HTTP: an example to copy for your own resources."""
+"""Items over HTTP."""
 
 from fastapi import APIRouter, HTTPException, Response
 
@@ -10,16 +10,14 @@ from .schemas import Item, ItemChange, ItemId, ItemPage, NewItem
 router = APIRouter(prefix="/v1/items", tags=["items"])
 
 NOT_FOUND: Responses = {404: {**etags.PROBLEM, "description": "There is no such item"}}
+# A database error for a value that is taken becomes this problem: see `chassis/database/faults.py`.
 TAKEN: Responses = {409: {**etags.PROBLEM, "description": "Another item has that name"}}
 
 
 @router.post("", status_code=201, responses=TAKEN)
 async def create_item(session: SessionDep, response: Response, item: NewItem) -> Item:
     """Create an item; `Location` is its address."""
-    try:
-        created = await service.create(session, item.model_dump())
-    except service.NameTakenError:
-        raise _taken() from None
+    created = await service.create(session, item.model_dump())
     # Before the response, so that it never reports an item that was not kept.
     await session.commit()
     response.headers["Location"] = f"{router.prefix}/{created.id}"
@@ -60,8 +58,6 @@ async def change_item(
     values = change.model_dump(exclude_unset=True)
     try:
         item = await service.change(session, item_id, values, versions)
-    except service.NameTakenError:
-        raise _taken() from None
     except service.ChangedError:
         raise etags.changed() from None
     if item is None:
@@ -85,7 +81,3 @@ async def delete_item(session: SessionDep, item_id: ItemId, if_match: IfMatch = 
 def _body(item: models.Item, response: Response) -> Item:
     response.headers["ETag"] = etags.etag(item.version)
     return Item.model_validate(item)
-
-
-def _taken() -> HTTPException:
-    return HTTPException(409, "Another item has that name")

@@ -1,17 +1,19 @@
 """Items in requests and responses."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..chassis.database.pagination import Page
 
-# What the columns can hold: 32 and 64 bits, and text without NUL.
-Quantity = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# What the columns can hold.
 ItemId = Annotated[int, Path(ge=1, le=2**63 - 1)]
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Description = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
+Quantity = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+# In a change; a factory keeps the default out of the schema, where it would seem to be set.
+LEFT_OUT: Any = Field(default_factory=lambda: None)
 
 
 class NewItem(BaseModel):
@@ -27,10 +29,9 @@ class ItemChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    # Factories keep defaults out of the schema, where they would seem to be set.
-    name: Name = Field(default_factory=str)
-    description: Description | None = Field(default_factory=lambda: None)
-    quantity: Quantity = Field(default_factory=int)
+    name: Name = LEFT_OUT
+    description: Description | None = LEFT_OUT
+    quantity: Quantity = LEFT_OUT
 
 
 class Item(BaseModel):

@@ -4,15 +4,12 @@ Nothing here commits: the route does, or whoever opened the session. So one tran
 consist of several calls.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Row, bindparam, delete, select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ..chassis.database import is_taken
 from .models import Item
 
 # Built once, and it returns rows: objects that the session tracks take a fifth of the request.
@@ -24,30 +21,14 @@ PAGE = (
 )
 
 
-class NameTakenError(Exception):
-    """Another item has that name; the transaction can only be rolled back."""
-
-
 class ChangedError(Exception):
     """The item is no longer in a version that the caller knows."""
 
 
-@contextmanager
-def _unique_name() -> Iterator[None]:
-    try:
-        yield
-    except IntegrityError as error:
-        if is_taken(error):
-            raise NameTakenError from error
-        raise
-
-
 async def create(session: AsyncSession, values: dict[str, Any]) -> Item:
-    """Add a new item; raise `NameTakenError`."""
     item = Item(**values)
     session.add(item)
-    with _unique_name():
-        await session.flush()
+    await session.flush()
     return item
 
 
@@ -65,13 +46,12 @@ async def change(
 ) -> Item | None:
     """Change an item that is in one of `versions` (None: any), in one statement.
 
-    Return None if there is no such item; raise `ChangedError` or `NameTakenError`.
+    Return None if there is no such item; raise `ChangedError`.
     """
     statement = update(Item).where(Item.id == item_id).returning(Item)
     if versions is not None:
         statement = statement.where(Item.version.in_(versions))
-    with _unique_name():
-        item = await session.scalar(statement.values(**values, version=Item.version + 1))
+    item = await session.scalar(statement.values(**values, version=Item.version + 1))
     if item is None and await read(session, item_id):
         raise ChangedError
     return item

@@ -1,0 +1,79 @@
+"""What `make resource` and `make resource-remove` run: writes a tested resource, or removes it."""
+
+import os
+import sys
+from pathlib import Path
+
+from .definition import EXAMPLE, Definition
+from .kinds import RefusedError
+from .project import Project
+from .writing import formatted, migration, modules, write
+
+
+def add(project: Project, name: str, fields: str, singular: str) -> None:
+    if not name:
+        raise RefusedError(f"which resource? Such as make resource NAME=orders {EXAMPLE[8:]}")
+    definition = Definition(name, fields, singular)
+    project.check_new(definition)
+    texts = modules(project, definition) | migration(project, definition, drops=False)
+    texts[project.app] = project.with_router(name)
+    write(project.root, formatted(project, texts))
+    print(f"{definition.title}, each of them {definition.an}, are at {definition.path}:\n")
+    for path in texts:
+        print(f"  {'changed' if path == project.app else 'wrote'} {path}")
+    print(
+        "\nNext: `make check`, then `make dev`, which migrates and serves them; or `make migrate`."
+    )
+
+
+def remove(project: Project, name: str) -> None:
+    if not name:
+        raise RefusedError("which resource? Such as make resource-remove NAME=orders")
+    path = project.folder(name) / "__init__.py"
+    there = (project.root / path).exists()
+    definition = Definition.recorded(project.read(path)) if there else None
+    if not definition or definition.name != name:
+        raise RefusedError(f"{path} does not say that `make resource` wrote it: nothing is removed")
+    expected = formatted(project, modules(project, definition))
+    by_hand = f'delete it yourself, then run: make migration m="drop {name}"'
+    edited = [
+        str(path)
+        for path, text in expected.items()
+        if not (project.root / path).exists() or project.read(path) != text
+    ]
+    edited += [
+        str(found.relative_to(project.root))
+        for found in sorted((project.root / project.folder(name)).rglob("*"))
+        if found.is_file()
+        and found.suffix != ".pyc"
+        and found.relative_to(project.root) not in expected
+    ]
+    if edited:
+        raise RefusedError(f"not as `make resource` writes them: {', '.join(edited)}; {by_hand}")
+    if users := project.users(definition):
+        raise RefusedError(f"{', '.join(users)} still use {name}: remove that first")
+    changed = migration(project, definition, drops=True)
+    changed[project.app] = project.without_router(name)
+    written = formatted(project, changed)
+    write(project.root, {**dict.fromkeys(expected), **written})
+    for path in expected:
+        print(f"  removed {path}")
+    for path in changed:
+        print(f"  {'changed' if path == project.app else 'wrote'} {path}")
+    print("\nNext: `make check`, then `make migrate`, which drops the table and its rows.")
+
+
+def main() -> None:
+    name = os.environ.get("NAME", "")
+    project = Project(Path.cwd())
+    try:
+        if sys.argv[1:] == ["remove"]:
+            remove(project, name)
+        else:
+            add(project, name, os.environ.get("FIELDS", ""), os.environ.get("SINGULAR", ""))
+    except RefusedError as refused:
+        sys.exit(str(refused))
+
+
+if __name__ == "__main__":
+    main()
