@@ -119,7 +119,7 @@ class Str(Kind):
             return None
         words = self.name.replace("_", " ")[: max(self.high - 5, 0)].strip()
         digits = max(self.low - len(words) - 1, 1)
-        shown = "{number}" if digits == 1 else "{number:0%d}" % digits
+        shown = "{number}" if digits == 1 else "{number:0" + str(digits) + "}"
         return f'f"{words} {shown}"' if words else f'f"{shown}"'
 
     @property
@@ -417,7 +417,7 @@ class Decimals(Number):
             return None
         places = f".{'0' * self.count}" if self.count else ""
         start = int(low.to_integral_value()) + 1
-        return 'f"{%d + number}%s"' % (start, places)
+        return 'f"{' + str(start) + " + number}" + places + '"'
 
     @property
     def wrong(self) -> tuple[str, ...]:
