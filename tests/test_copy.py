@@ -35,6 +35,7 @@ EVERY_PROJECT = [
     "ops/check.sh",
     "ops/compose.sh",
     "ops/container.sh",
+    "ops/feature.py",
     "ops/project.sh",
     "ops/publish.sh",
     "ops/with-args.sh",
