@@ -35,7 +35,6 @@ def remove(project: Project, name: str) -> None:
     if not definition or definition.name != name:
         raise RefusedError(f"{path} does not say that `make resource` wrote it: nothing is removed")
     expected = formatted(project, modules(project, definition))
-    by_hand = f'delete it yourself, then run: make migration m="drop {name}"'
     edited = [
         str(path)
         for path, text in expected.items()
@@ -49,9 +48,12 @@ def remove(project: Project, name: str) -> None:
         and found.relative_to(project.root) not in expected
     ]
     if edited:
-        raise RefusedError(f"not as `make resource` writes them: {', '.join(edited)}; {by_hand}")
+        raise RefusedError(
+            f"{', '.join(edited)}: edited since `make resource` wrote it. Delete {name} and its lines in "
+            f'{project.app} yourself, then run: make migration m="drop {name}"'
+        )
     if users := project.users(definition):
-        raise RefusedError(f"{', '.join(users)} still use {name}: remove that first")
+        raise RefusedError(f"{name} is still used in {', '.join(users)}: remove that first")
     changed = migration(project, definition, drops=True)
     changed[project.app] = project.without_router(name)
     written = formatted(project, changed)

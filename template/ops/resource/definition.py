@@ -164,6 +164,8 @@ class Definition:
             raise RefusedError(
                 f"NAME={name} is no name: a plural of at most 40 letters a-z, digits and _, such as NAME=orders"
             )
+        if names.is_of_python(name):
+            raise RefusedError(f"NAME={name} has a meaning in Python: such as NAME=stock_{name}")
         one = given or names.singular(name)
         if not one:
             raise RefusedError(f"what is one of {name}? Such as NAME=people SINGULAR=person")
@@ -171,8 +173,6 @@ class Definition:
             raise RefusedError(
                 f"SINGULAR={one} is no name: at most 40 letters a-z, digits and _, such as SINGULAR=person"
             )
-        if names.is_of_python(name):
-            raise RefusedError(f"NAME={name} has a meaning in Python: such as NAME=stock_{name}")
         return one
 
     def _check_singular(self) -> None:

@@ -21,20 +21,6 @@ def source(number: Any) -> str:
     return ENDS.get(number, str(number))
 
 
-def span(text: str, convert: Any, example: str) -> tuple[Any, Any]:
-    """Read `low..high`, either of which may be left out."""
-    low, dots, high = text.partition("..")
-    try:
-        bounds = tuple(convert(end) if end else None for end in (low, high))
-    except (ValueError, InvalidOperation):
-        dots = ""
-    if not dots or bounds == (None, None):
-        raise RefusedError(f"{text!r} is no range: such as {example}")
-    if None not in bounds and bounds[0] > bounds[1]:
-        raise RefusedError(f"{text!r} is an empty range: such as {example}")
-    return bounds[0], bounds[1]
-
-
 class Kind:
     """A type without arguments; the attributes are Python source, for the templates."""
 
@@ -64,6 +50,19 @@ class Kind:
     def read_args(self, args: str) -> None:
         raise RefusedError(f"{self.name}: {type(self).__name__.lower()} takes nothing in brackets")
 
+    def span(self, text: str, convert: Any, example: str) -> tuple[Any, Any]:
+        """Read `low..high`, either of which may be left out."""
+        low, dots, high = text.partition("..")
+        try:
+            bounds = tuple(convert(end) if end else None for end in (low, high))
+        except (ValueError, InvalidOperation):
+            dots = ""
+        if not dots or bounds == (None, None):
+            raise RefusedError(f"{self.name}: {text!r} is no range: such as {example}")
+        if None not in bounds and bounds[0] > bounds[1]:
+            raise RefusedError(f"{self.name}: {text!r} is an empty range: such as {example}")
+        return bounds[0], bounds[1]
+
     def default(self, text: str) -> str:
         raise RefusedError(f"{self.name}: a {type(self).__name__.lower()} has no default")
 
@@ -82,11 +81,13 @@ class Str(Kind):
     def read_args(self, args: str) -> None:
         if args.isdecimal():
             args = f"..{args}"
-        low, high = span(args, int, self.example)
-        self.low = min(self.low, high or self.low) if low is None else low
-        self.high = high or max(self.low, type(self).high)
-        if not 0 <= self.low <= self.high <= self.longest:
-            limit = f"{self.name}: a length is from 0 to {self.longest}: such as {self.example}"
+        low, high = self.span(args, int, self.example)
+        self.high = max(low or 1, type(self).high) if high is None else high
+        self.low = min(type(self).low, self.high) if low is None else low
+        if not 0 <= self.low <= self.high <= self.longest or not self.high:
+            limit = (
+                f"{self.name}: a text is at most 1 to {self.longest} long: such as {self.example}"
+            )
             raise RefusedError(limit)
 
     @property
@@ -174,7 +175,7 @@ class Number(Kind):
         raise NotImplementedError
 
     def bound(self, args: str, example: str) -> None:
-        self.low, self.high = span(args, self.convert, example)
+        self.low, self.high = self.span(args, self.convert, example)
         least, most = self.ends()
         for end in (self.low, self.high):
             if end is not None and not least <= end <= most:

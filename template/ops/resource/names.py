@@ -16,6 +16,8 @@ IRREGULAR = {
     "shoes": "shoe",
     "women": "woman",
 }
+# One and many alike.
+SAME = {"news", "series", "species"}
 ENDINGS = [
     (r"(?<=\w)ies$", "y"),
     (r"(ss|sh|ch|x)es$", r"\1"),
@@ -66,6 +68,8 @@ SQL = set(
 def singular(plural: str) -> str | None:
     """Return what one of them is called; None if no rule says so."""
     *before, last = plural.split("_")
+    if last in SAME:
+        return None
     one = IRREGULAR.get(last)
     for pattern, ending in ENDINGS:
         if one is None and re.search(pattern, last):

@@ -38,7 +38,8 @@ class Project:
     def check_new(self, definition: Definition) -> None:
         """Refuse what is there already."""
         name = definition.name
-        if (self.root / self.folder(name) / "__init__.py").exists():
+        init = self.folder(name) / "__init__.py"
+        if (self.root / init).exists() and Definition.recorded(self.read(init)):
             raise RefusedError(
                 f"{self.folder(name)} is there already: `make resource-remove NAME={name}` removes it"
             )
@@ -193,8 +194,8 @@ class Project:
         return found
 
     def _uses(self, path: Path, node: ast.AST, name: str) -> bool:
-        if isinstance(node, ast.Constant):
-            return path.name != "rows.py" and bool(re.fullmatch(rf"{name}\.\w+", str(node.value)))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ForeignKey"):
+            return ast.unparse(node.args[0] if node.args else node)[1:].startswith(f"{name}.")
         if isinstance(node, ast.Import):
             return any(f"{alias.name}.".startswith(f"{self.name}.{name}.") for alias in node.names)
         if not isinstance(node, ast.ImportFrom):
