@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import structlog
@@ -74,6 +75,8 @@ def _serve(settings: Settings, app: str, *, reload: bool) -> None:
         # A kilobyte of compressed messages can be a megabyte in memory.
         ws_per_message_deflate=False,
         reload=reload,
+        # Not the whole project: uvicorn would search .venv all the time.
+        reload_dirs=[str(Path(__file__).parents[1])] if reload else None,
         log_config=None,
         access_log=False,
         server_header=False,
