@@ -38,7 +38,7 @@ def is_reference(error: exc.DBAPIError) -> bool:
     return _code(error) in REFERENCE or REFERENCE_TEXT in str(error.orig)
 
 
-def _is_missing(error: exc.DBAPIError) -> bool:
+def is_missing(error: exc.DBAPIError) -> bool:
     """Check for a table that does not exist."""
     return _code(error) == MISSING or MISSING_TEXT in str(error.orig)
 
@@ -80,7 +80,7 @@ async def problem(
 
 
 async def _is_down(error: exc.DBAPIError, engine: AsyncEngine, driver: Driver) -> bool:
-    if not _is_missing(error):
+    if not is_missing(error):
         return driver.is_down(error)
     # A misspelt table is the service's fault, unless no table exists yet.
     try:

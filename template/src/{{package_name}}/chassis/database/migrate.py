@@ -51,7 +51,9 @@ def upgrade(driver: Driver, settings: EnvironmentSettings) -> None:
     except DBAPIError as error:
         if not driver.is_down(error):
             raise
-        hint = "; 'make up' starts and migrates one" if settings.app_env == "development" else ""
-        sys.exit(f"The database of DATABASE_URL does not respond: {reason(error)}{hint}")
+        line = f"The database of DATABASE_URL does not respond: {reason(error)}"
+        if settings.app_env == "development":
+            line += "; 'make dev' starts one unless DATABASE_URL is set"
+        sys.exit(line)
     revision = script.ScriptDirectory.from_config(configuration).get_current_head()
     structlog.get_logger().info("database is migrated", revision=revision)
