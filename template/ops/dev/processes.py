@@ -1,0 +1,92 @@
+"""Commands in the foreground, and signals: they end what runs, never the clean-up after it."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from threading import Thread
+from types import FrameType
+
+PAUSE_SECONDS = 0.02
+
+_stopped_by = 0
+_command: subprocess.Popen[bytes] | None = None
+_apart = False
+
+
+def handle_signals() -> None:
+    """Turn Ctrl-C, SIGTERM and a closed terminal into the end of the command, or of a pause."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    if sys.stdin.isatty():
+        Thread(target=_watch_terminal, daemon=True).start()
+
+
+def _watch_terminal() -> None:
+    """Notice a closed terminal, of which only make is told if it is the terminal's first process."""
+    poll = select.poll()
+    poll.register(sys.stdin, 0)
+    if any(happened & select.POLLHUP for _, happened in poll.poll()):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    global _stopped_by
+    _stopped_by = _stopped_by or number
+    # The terminal sends SIGINT to each process that is not apart.
+    if _command and (_apart or number != signal.SIGINT):
+        _command.terminate()
+
+
+def check() -> None:
+    """End the process if a signal came."""
+    if _stopped_by:
+        sys.exit(128 + _stopped_by)
+
+
+def sleep() -> None:
+    time.sleep(PAUSE_SECONDS)
+
+
+def pause() -> None:
+    check()
+    sleep()
+    check()
+
+
+def pauses(seconds: float) -> Iterator[None]:
+    """Yield, then pause, until the time is over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        yield
+        pause()
+
+
+def run(
+    command: list[str], *, apart: bool = False, environment: dict[str, str] | None = None
+) -> int:
+    """Run a command until it ends, or until a signal ends it; return its exit status.
+
+    Ctrl-C does not reach a command that is `apart`: it gets a SIGTERM in its place, and what it
+    leaves running gets one too. It can still read from the terminal.
+    """
+    global _command, _apart
+    check()
+    _apart = apart
+    try:
+        _command = subprocess.Popen(command, env=environment, start_new_session=apart)
+    except OSError as error:
+        sys.exit(f"{command[0]}: {error.strerror}")
+    if _stopped_by:
+        # The signal came before there was a command.
+        _command.terminate()
+    status = _command.wait()
+    if apart:
+        with suppress(ProcessLookupError):
+            os.killpg(_command.pid, signal.SIGTERM)
+    _command = None
+    return status if status >= 0 else 128 - status

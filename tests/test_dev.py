@@ -1,0 +1,297 @@
+"""`make dev`: a running system without Docker, by one command, in a real terminal."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from conftest import commit, eventually, free_port, run
+
+ALL = {"database": "postgresql", "cache": "redis", "auth": "jwt", "package_name": "order_desk"}
+SMALL = {"database": "sqlite", "auth": "api-key", "package_name": "order_desk"}
+# What make and its recipes need; as root, PostgreSQL runs through setpriv.
+TOOLS = [
+    "sh",
+    "sed",
+    "tail",
+    "awk",
+    "env",
+    "make",
+    "uv",
+    "curl",
+    "tr",
+    "head",
+    "cat",
+    "mkdir",
+    "chmod",
+    "xargs",
+    "git",
+    "python3",
+    "setpriv",
+]
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a PATH without Docker."""
+    folder = tmp_path_factory.mktemp("tools")
+    for name in TOOLS:
+        if found := shutil.which(name):
+            (folder / name).symlink_to(found)
+    assert not shutil.which("docker", path=str(folder))
+    return str(folder)
+
+
+class Terminal:
+    """A terminal in which `make dev` runs."""
+
+    def __init__(self, project: Path, environment: dict[str, str]) -> None:
+        self.project = project
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}"
+        self.output = ""
+        self.master, slave = os.openpty()
+        os.set_blocking(self.master, False)
+        self.process = subprocess.Popen(
+            ["make", "dev", f"PORT={self.port}"],
+            cwd=project,
+            env=environment,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+
+    def read(self) -> str:
+        """Return all that it printed until now."""
+        try:
+            while read := os.read(self.master, 65536):
+                self.output += read.decode(errors="replace").replace("\r\n", "\n")
+        except (BlockingIOError, OSError):
+            pass
+        return self.output
+
+    def wait_for(self, pattern: str) -> str:
+        """Wait until it prints what the pattern matches, and return that."""
+
+        deadline = time.monotonic() + 60
+        while not (match := re.search(pattern, self.read(), re.MULTILINE)):
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.02)
+        return match[0]
+
+    def press_ctrl_c(self) -> None:
+        os.write(self.master, b"\x03")
+
+    def close(self) -> None:
+        os.close(self.master)
+        self.master = -1
+
+    def wait(self) -> int:
+        """Wait until `make dev` ends; return its exit status."""
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if self.master >= 0:
+                self.read()
+            time.sleep(0.02)
+        assert self.process.poll() is not None, self.output
+        if self.master >= 0:
+            self.read()
+        return int(self.process.returncode)
+
+
+Serve = Callable[..., Terminal]
+
+
+def processes(project: Path) -> list[str]:
+    """List the processes that run in a project's folder, or a program of it."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_text().replace("\0", " ")
+            if str(project) in line or str(project) in str((folder / "cwd").readlink()):
+                found.append(line)
+        except OSError:
+            continue
+    return found
+
+
+def ended(project: Path) -> None:
+    eventually(lambda: _assert_none(processes(project)), 20)
+
+
+def _assert_none(found: list[str]) -> None:
+    assert found == []
+
+
+@pytest.fixture
+def serve(tools: str) -> Iterator[Serve]:
+    """Return `serve(project, NAME=…)`: `make dev` in a terminal."""
+    terminals: list[Terminal] = []
+
+    def start(project: Path, **variables: str) -> Terminal:
+        terminals.append(Terminal(project, {**os.environ, "PATH": tools, **variables}))
+        return terminals[-1]
+
+    yield start
+    for terminal in terminals:
+        if terminal.process.poll() is None:
+            os.killpg(terminal.process.pid, signal.SIGTERM)
+            terminal.wait()
+
+
+@pytest.fixture
+def make(tools: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def make(project: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": tools, **variables}
+        return run("make", *arguments, cwd=project, env=environment, check=False)
+
+    return make
+
+
+@pytest.fixture
+def desk(render: Any, tmp_path: Path) -> Path:
+    """A fresh project with PostgreSQL, Redis and tokens, in a folder with a bad name."""
+    return Path(shutil.copytree(render(**ALL), tmp_path / "o'neil x, ü"))
+
+
+def names(url: str, curl: str) -> list[str]:
+    """List the items that the service has, with the credential of a printed command."""
+    header = re.search(r"-H '(Authorization|X-API-Key): (.*?)'", curl)
+    assert header
+    items = httpx2.get(f"{url}/v1/items", headers={header[1]: header[2]}).json()["items"]
+    return [item["name"] for item in items]
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line that says why a command failed; make adds another."""
+    assert done.returncode != 0
+    *lines, of_make = done.stderr.splitlines()
+    assert of_make.startswith("make: ***"), done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[-1]
+
+
+def test_one_command_and_one_curl_lead_from_a_fresh_project_to_a_row_that_stays(
+    desk: Path, serve: Serve, make: Any
+) -> None:
+    commit(desk, "start")
+    first = serve(desk)
+    curl = first.wait_for("^curl .*$")
+    assert f"{first.url}/docs shows the API" in first.output
+    assert httpx2.get(f"{first.url}/docs").status_code == 200
+    assert json.loads(run("sh", "-c", curl, cwd=desk).stdout)["name"] == "pen"
+    assert httpx2.get(f"{first.url}/health/ready").status_code == 200
+    token = make(desk, "-s", "token", "SUBJECT=ada").stdout.strip()
+    me = httpx2.get(f"{first.url}/v1/me", headers={"Authorization": f"Bearer {token}"})
+    assert me.json()["id"] == "ada"
+    assert oct((desk / ".dev").stat().st_mode)[-3:] == "700"
+    assert run("git", "status", "--porcelain", cwd=desk).stdout in ("", "?? uv.lock\n")
+    first.press_ctrl_c()
+    assert first.wait() == -signal.SIGINT
+    assert "Traceback" not in first.output
+    ended(desk)
+
+    second = serve(desk)
+    curl = second.wait_for("^curl .*$")
+    assert names(second.url, curl) == ["pen"]
+    # Others share its servers, and leave the data and the servers to it.
+    for _ in range(2):
+        assert make(desk, "seed").returncode == 0
+    assert names(second.url, curl) == ["pen", "lamp", "chair"]
+    tested = make(desk, "test-own", "ARGS=tests/test_migrations.py")
+    assert tested.returncode == 0, tested.stdout
+    assert names(second.url, curl) == ["pen", "lamp", "chair"]
+    taken = last_line(make(desk, "dev", f"PORT={second.port}"))
+    assert taken == f"can't serve on port {second.port}: Address already in use; for another one: make dev PORT=8001"
+    assert last_line(make(desk, "dev-reset")) == (
+        "the data in .dev is in use: end 'make dev', or what else uses it, first"
+    )
+    second.close()
+    second.wait()
+    ended(desk)
+    assert make(desk, "dev-reset").returncode == 0
+    assert [path.name for path in (desk / ".dev").iterdir()] == ["lock"]
+
+
+def test_two_projects_run_side_by_side_and_an_address_wins(
+    desk: Path, render: Any, tmp_path: Path, serve: Serve
+) -> None:
+    other = Path(shutil.copytree(render(**ALL), tmp_path / ("long" * 20) / "desk"))
+    terminals = [serve(desk), serve(other)]
+    for terminal in terminals:
+        created = json.loads(run("sh", "-c", terminal.wait_for("^curl .*$")).stdout)
+        assert created["id"] == 1
+    for terminal in terminals:
+        os.kill(terminal.process.pid, signal.SIGTERM)
+    for terminal in terminals:
+        terminal.wait()
+        assert "Traceback" not in terminal.output
+        ended(terminal.project)
+
+    shutil.rmtree(other / ".dev")
+    (other / ".env").write_text("DATABASE_URL=postgresql://127.0.0.1:1/x\nREDIS_URL=redis://127.0.0.1:1/0\n")
+    terminal = serve(other, JWT_ISSUER="https://a.example/", JWT_AUDIENCE="a", JWT_JWKS_URL="http://127.0.0.1:1/")
+    assert "Bearer TOKEN" in terminal.wait_for("^curl .*$")
+    detail = httpx2.get(f"{terminal.url}/health/ready").json()["detail"]
+    assert all(name in detail for name in ("database", "auth"))
+    assert {path.name for path in (other / ".dev").iterdir()} <= {"lock", "starting"}
+    terminal.press_ctrl_c()
+    terminal.wait()
+    ended(other)
+
+
+def test_a_key_and_a_file_are_made_once_and_the_default_file_is_kept(
+    render: Any, tmp_path: Path, serve: Serve, make: Any
+) -> None:
+    project = Path(shutil.copytree(render(**SMALL), tmp_path / "desk"))
+    seeded = make(project, "seed")
+    assert seeded.returncode == 0, seeded.stderr
+    assert "production" in last_line(make(project, "seed", APP_ENV="production"))
+    key = (project / ".dev/api-key").read_text()
+    assert oct((project / ".dev/api-key").stat().st_mode)[-3:] == "600"
+    # As an owner has it who used an older release.
+    (project / ".dev/order_desk.db").rename(project / "order_desk.db")
+    terminal = serve(project, SCOPES="orders:write")
+    curl = terminal.wait_for("^curl .*$")
+    assert f"'X-API-Key: {key}'" in curl
+    assert json.loads(run("sh", "-c", curl).stdout)["name"] == "pen"
+    assert names(terminal.url, curl) == ["lamp", "chair", "pen"]
+    me = httpx2.get(f"{terminal.url}/v1/me", headers={"X-API-Key": key}).json()
+    assert me == {"id": "developer", "scopes": ["orders:write"]}
+    terminal.press_ctrl_c()
+    terminal.wait()
+    ended(project)
+
+    (project / "migrations/versions/0002_broken.py").write_text(
+        'revision, down_revision = "0002", "0001"\n\n\ndef upgrade():\n    raise RuntimeError("broken")\n'
+    )
+    failed = make(project, "dev", f"PORT={free_port()}")
+    *_, of_dev, of_make = failed.stderr.splitlines()
+    assert of_dev == "the development database was not migrated; 'make dev-reset' deletes it"
+    assert of_make.startswith("make: ***")
+    ended(project)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 2.5])
+def test_ctrl_c_during_the_start_leaves_no_process(installed_with: Any, serve: Serve, seconds: float) -> None:
+    project = installed_with(**ALL)
+    terminal = serve(project)
+    time.sleep(seconds)
+    terminal.press_ctrl_c()
+    terminal.wait()
+    assert "Traceback" not in terminal.output
+    ended(project)
