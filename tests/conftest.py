@@ -71,7 +71,7 @@ def features_only(project: Path) -> str:
     That code is tested, and its coverage measured, in `tests/test_quality.py` and `tests/test_combinations.py`.
     """
     same = sorted(path.relative_to(project) for path in (project / "tests/chassis").glob("test_*.py"))
-    return f"ARGS=--no-cov {' '.join(f'--ignore={path}' for path in same if path.name != 'test_wall.py')}"
+    return f"ARGS=--no-cov -n0 {' '.join(f'--ignore={path}' for path in same if path.name != 'test_wall.py')}"
 
 
 def _until_it_hangs(*command: str, **options: Any) -> tuple[int | None, str]:

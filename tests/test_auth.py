@@ -213,7 +213,7 @@ def test_a_copy_of_the_example_with_a_scope_passes_its_tests(installed_with: Any
     tests.write_text(text.replace("\n\ndef create(", f"{GRANT}def create(", 1))
     run("make", "migration", "m=orders", cwd=project)
     run("make", "format", "lint", cwd=project)
-    run("make", "test", "ARGS=--no-cov tests/test_orders.py tests/test_migrations.py", cwd=project)
+    run("make", "test", "ARGS=--no-cov -n0 tests/test_orders.py tests/test_migrations.py", cwd=project)
 
 
 def assert_probes_metrics_and_docs_are_open(url: str) -> None:

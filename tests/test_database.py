@@ -89,7 +89,7 @@ def test_make_migration_writes_the_changes_of_the_models(render: Any, tmp_path: 
     run("make", "migrate", cwd=project)
     assert not (project / "pwned").exists()
     run("make", "lint", cwd=project)
-    run("make", "test", "ARGS=--no-cov tests/test_migrations.py", cwd=project)
+    run("make", "test", "ARGS=--no-cov -n0 tests/test_migrations.py", cwd=project)
 
 
 ORDERS = """

@@ -163,13 +163,23 @@ def test_a_variable_reaches_the_command_unchanged(called: Any, way: str) -> None
 def test_args_are_split_into_arguments_and_quotes_group_them(called: Any) -> None:
     words = ["-k", "a or b", "it's", "$(id)", ";", "`id`", "*", "", "ü"]
     given = """-k 'a or b' "it's" $(id) ; `id` * '' ü"""
-    assert called("test", ARGS=given) == [["run", "pytest", *words]]
+    assert called("test", ARGS=given) == [["run", "pytest", "-n", "auto", "--dist", "loadfile", *words]]
     assert called("test-own", ARGS=given) == [["run", "pytest", "--no-cov", "--ignore=tests/chassis", *words]]
     assert called("lock", ARGS=given) == [["lock", *words]]
     assert called("build", ARGS=given)[-1][-len(words) - 1 :] == [*words, "."]
     ran = [line for line in called("run", IMAGE="desk:1", ARGS=given) if line[0] == "run"]
     assert [line[-len(words) - 1 :] for line in ran] == [[*words, "desk:1"]]
     assert called("down", ARGS=given)[-1] == ["compose", "down", "--remove-orphans", *words]
+
+
+def test_the_tests_run_in_one_process_if_redis_url_names_a_redis(installed: Path) -> None:
+    """Each process needs a Redis of its own."""
+    program = "from tests.chassis.fixtures import pytest_xdist_auto_num_workers as workers; print(workers())"
+    told = [
+        run(installed / ".venv/bin/python", "-c", program, cwd=installed, env={**os.environ, **given}).stdout
+        for given in ({}, {"REDIS_URL": "redis://127.0.0.1"})
+    ]
+    assert told == [f"{min(os.cpu_count() or 1, 4)}\n", "0\n"]
 
 
 @pytest.mark.parametrize("text", ["-k 'a", 'a "b', "it's"])
@@ -205,4 +215,4 @@ def test_make_works_if_the_folder_of_uv_has_a_space(project: Path, tmp_path: Pat
 
 def test_a_project_in_a_folder_with_any_name_passes_its_checks(render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(), tmp_path / 'o\'neil "x" ;$(id) ü'))
-    run("make", "check", "ARGS=-k 'health or settings' --no-cov", cwd=project)
+    run("make", "check", "ARGS=-k 'health or settings' --no-cov -n0", cwd=project)

@@ -175,7 +175,7 @@ def test_the_other_tests_pass_whatever_the_owner_adds_and_below_another_prefix(o
     for name in ("test_app", "test_warehouse"):
         (project / f"tests/{name}.py").unlink()
     run("make", "format", cwd=project)
-    run("make", "test", "ARGS=--no-cov", cwd=project)
+    run("make", "test", "ARGS=--no-cov -n0", cwd=project)
 
 
 @pytest.mark.usefixtures("one_environment")
@@ -200,7 +200,7 @@ def test_make_check_warns_in_one_line_if_the_image_runs_another_python(
     image = f"python:{here if version == 'same' else version}-slim" if version else "registry.test/base:1"
     dockerfile = re.sub(r"(?m)^ARG PYTHON_IMAGE=.*$", f"ARG PYTHON_IMAGE={image}", (project / "Dockerfile").read_text())
     (project / "Dockerfile").write_text(dockerfile)
-    printed = run("make", "check", "ARGS=--collect-only --no-cov", cwd=project, env=environment).stderr
+    printed = run("make", "check", "ARGS=--collect-only --no-cov -n0", cwd=project, env=environment).stderr
     said = [line for line in printed.splitlines() if "The image runs" in line]
     expected = (
         f"The image runs Python 3.99, but these checks ran on {here}: to check with 3.99, run UV_PYTHON=3.99 make check"

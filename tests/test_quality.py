@@ -54,7 +54,7 @@ def test_make_check_fails_for_a_fault_in_style_types_tests_or_imports(
     shutil.copytree(installed, project, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
     with (project / file).open("a") as source:
         source.write(f"\n\n{fault}")
-    quick = "ARGS=--no-cov tests/test_app.py tests/chassis/test_wall.py"
+    quick = "ARGS=--no-cov -n0 tests/test_app.py tests/chassis/test_wall.py"
     assert run("make", target, quick, cwd=project, check=False).returncode != 0
 
 
