@@ -54,6 +54,8 @@ def start() -> str:
                     str(programs / "postgres"),
                     f"-D{data}",
                     "-clisten_addresses=",
+                    # For several processes of tests beside the service.
+                    "-cmax_connections=200",
                     f"-cunix_socket_directories={_quoted(sockets)}",
                 ],
                 lambda sockets: _is_prepared(sockets, programs),
