@@ -162,7 +162,7 @@ class Definition:
     def _singular(self, name: str, given: str) -> str:
         if not names.is_word(name, 40):
             raise RefusedError(
-                f"NAME={name} is no name: a plural of at most 40 letters a-z, digits and _, such as NAME=orders"
+                f"{name!r} is no name: a plural of at most 40 letters a-z, digits and _, such as NAME=orders"
             )
         if names.is_of_python(name):
             raise RefusedError(f"NAME={name} has a meaning in Python: such as NAME=stock_{name}")
@@ -171,7 +171,7 @@ class Definition:
             raise RefusedError(f"what is one of {name}? Such as NAME=people SINGULAR=person")
         if not names.is_word(one, 40):
             raise RefusedError(
-                f"SINGULAR={one} is no name: at most 40 letters a-z, digits and _, such as SINGULAR=person"
+                f"{one!r} is no name: at most 40 letters a-z, digits and _, such as SINGULAR=person"
             )
         return one
 
@@ -257,7 +257,8 @@ class Definition:
             kind.is_own, kind.target = True, f'"{self.name}.id"'
 
     def _alias(self, name: str, aliases: set[str]) -> str:
-        alias = names.camel(name)
+        # One letter may look like a digit.
+        alias = names.camel(name) if len(name) > 1 else f"{name.upper()}Value"
         while alias in aliases or alias.lower() in names.TAKEN or keyword.iskeyword(alias):
             alias += "Value"
         return alias

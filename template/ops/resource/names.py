@@ -32,10 +32,10 @@ TAKEN = set(
     """
     after annotated any any_ apirouter base base_model basemodel big_integer biginteger changed changed_error
     changederror check check_constraint checkconstraint client collection config_dict configdict count create
-    cursor date_time dt etags exact_numeric exactnumeric field fields float foreign_key foreignkey found
+    cursor date_time day decimal dt etags exact_numeric exactnumeric field fields float foreign_key foreignkey found
     http_exception httpexception id id_ if_match if_none_match ifmatch ifnonematch index insert integer integrity_error
     integrityerror json key limit list_after literal mapped mapped_column metadata method models moment named
-    not_found number numbers numeric page pages pagination path post pytest query read read_session_dep readsessiondep
+    not_found number numbers numeric page pages pagination path places post pytest query read read_session_dep readsessiondep
     registry remove removed response responses router row rows select self sequence service session session_dep
     sessiondep statement string tags taken test text update url utc_date_time utcdatetime uuid values version versions
     """.split()  # noqa: SIM905
@@ -43,7 +43,7 @@ TAKEN = set(
 # Attributes of pydantic's models, and of SQLAlchemy's models and rows; names that classes use.
 FIELDS = set(
     """
-    construct copy count dict dt from_orm id index int json mapped_column metadata parse_file parse_obj parse_raw
+    construct copy count dict dt from_orm id index int json l mapped_column metadata parse_file parse_obj parse_raw
     registry schema schema_json self str bool float t tuple update_forward_refs validate version
     """.split()  # noqa: SIM905
 )
