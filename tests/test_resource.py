@@ -116,8 +116,8 @@ def test_whatever_is_accepted_is_formatted_and_typed_and_migrates(generator: Any
     texts: dict[Path, str] = {}
     accepted: list[Any] = []
 
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(FIELDS, min_size=1, max_size=4))
+    @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(FIELDS, min_size=1, max_size=8))
     def write(fields: list[str]) -> None:
         name = f"things{len(accepted)}"
         try:
@@ -136,7 +136,7 @@ def test_whatever_is_accepted_is_formatted_and_typed_and_migrates(generator: Any
         accepted.append(definition)
 
     write()
-    assert len(accepted) > 20
+    assert len(accepted) > 12
     project = Path(shutil.copytree(generator.project.root, tmp_path / "project", ignore=no_bytecode))
     generator.writing.write(project, generator.writing.formatted(generator.project, texts))
     run("make", "lint", cwd=project)
@@ -318,8 +318,8 @@ def test_three_resources_pass_every_check_and_can_be_removed(
 
     run("make", "lint", cwd=project)
     tests = " ".join(f"tests/test_{name}.py" for name in (*RESOURCES, "migrations"))
-    measured = " ".join(f"--cov=my_service.{name}" for name in RESOURCES)
-    run("make", "test", f"ARGS={tests} {measured} --cov-fail-under=100", cwd=project)
+    tested = run("make", "test", f"ARGS={tests}", cwd=project)
+    assert not re.search(rf"src/my_service/({'|'.join(RESOURCES)})/", tested.stdout)
     with serving(project, tmp_path / "log") as (url, credential):
         examine(url, credential, tmp_path)
     assert "Traceback" not in (tmp_path / "log").read_text()

@@ -194,8 +194,14 @@ class Project:
         return found
 
     def _uses(self, path: Path, node: ast.AST, name: str) -> bool:
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ForeignKey"):
-            return ast.unparse(node.args[0] if node.args else node)[1:].startswith(f"{name}.")
+        if isinstance(node, ast.Call):
+            named = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+            called = ast.unparse(node.func).split(".")[-1]
+            if called in ("insert", "insert_missing"):
+                return name in named
+            return called == "ForeignKey" and any(
+                str(text).startswith(f"{name}.") for text in named
+            )
         if isinstance(node, ast.Import):
             return any(f"{alias.name}.".startswith(f"{self.name}.{name}.") for alias in node.names)
         if not isinstance(node, ast.ImportFrom):
