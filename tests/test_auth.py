@@ -207,9 +207,8 @@ def test_a_copy_of_the_example_with_a_scope_passes_its_tests(installed_with: Any
     text = routes.read_text().replace("\nfrom ..chassis.", "\nfrom ..chassis import auth\nfrom ..chassis.", 1)
     routes.write_text(text.replace("=201,", '=201, dependencies=[auth.scopes("orders:write")],'))
     add_to_app(project, "from .orders import routes as orders", "app.include_router(orders.router)")
-    text = tests.read_text().replace(
-        "\nfrom my_service", "\nfrom fastapi import FastAPI\nfrom my_service.chassis import auth\nfrom my_service", 1
-    )
+    imported = "\nfrom fastapi import FastAPI\nfrom my_service.chassis import auth"
+    text = tests.read_text().replace("\nfrom fastapi.", f"{imported}\nfrom fastapi.", 1)
     tests.write_text(text.replace("\n\ndef create(", f"{GRANT}def create(", 1))
     run("make", "migration", "m=orders", cwd=project)
     run("make", "format", "lint", cwd=project)
