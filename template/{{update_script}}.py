@@ -104,8 +104,8 @@ def parse(arguments: tuple[str, ...]) -> argparse.Namespace:
     add("-y", "--yes", action="store_true", help="agree to deletions")
     add("-l", "--defaults", action="store_true", help="keep recorded answers, as always")
     add("--check", action="store_true", help="report whether there is a newer release")
-    # From `make add` and `make remove`: keep the project's release, show all changes, and ask;
-    # the value is the command that agrees to them beforehand.
+    # `make add` and `make remove` set it to the command that agrees beforehand. It keeps the
+    # project's release, shows all changes, and asks.
     add("--feature", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     for entry in options.data:
@@ -122,7 +122,7 @@ def report_check(old: str, new: str) -> int:
 
 
 def show(merged: "Merge", ours: Tree) -> None:
-    """List what is added and changed; of a new folder, only its name."""
+    """List what is added and changed; a new folder is one line."""
     folders = {str(parent) for name in ours for parent in PurePosixPath(name).parents}
     added, changed = [], []
     for name in changes(ours, merged.files):
@@ -138,19 +138,19 @@ def show(merged: "Merge", ours: Tree) -> None:
 
 
 def show_deletions(merged: "Merge", importing: list[str]) -> None:
-    """List what is deleted, and which files import what will no longer be there."""
+    """List the files that are deleted, and those that import them."""
     if names := sorted([*merged.deleted, *merged.deleted_edited]):
         print("This update deletes:")
         for name in names:
             edited = name in merged.deleted_edited
             print(f"  {name}", *["(you edited it: it stays, as a conflict)"] * edited)
     if importing:
-        print("These import modules that will no longer be there, so they need a change:")
+        print("These files import modules that are deleted or moved, so they need a change:")
         print(*(f"  {name}" for name in importing), sep="\n")
 
 
 def confirm(agreed: str) -> None:
-    """Ask whether to go on; `agreed` is the command that agrees beforehand."""
+    """Ask whether to go on, or end; `agreed` is the command that agrees beforehand."""
     if not sys.stdin.isatty():
         fail(f"Nothing was changed. To agree beforehand: {agreed}")
     try:
@@ -162,6 +162,7 @@ def confirm(agreed: str) -> None:
 
 
 def agreement(command: str, *arguments: str) -> str:
+    """Return the command that agrees to an update beforehand."""
     again = shlex.join([*arguments, "--yes"]).replace('"', '\\"')
     return f'{command} ARGS="{again}"'
 

@@ -45,9 +45,9 @@ def test_make_add_lists_what_the_project_has_and_a_command_for_all_else(render: 
     [
         ("add", "database", "can be sqlite or postgresql, such as: make add FEATURE=postgresql"),
         ("add", "cache=none", "can be redis, such as: make add FEATURE=redis"),
-        ("add", "license=MIT", "There is no feature 'license=MIT', unlike in: make add FEATURE=cache"),
-        ("add", "$(touch pwned)\n`touch pwned`;", "unlike in: make add FEATURE=cache"),
-        ("remove", "items", "There is no feature 'items', unlike in: make remove FEATURE=cache"),
+        ("add", "license=MIT", "There is no feature 'license=MIT'; `make add` lists all, such as: make add FEATURE="),
+        ("add", "$(touch pwned)\n`touch pwned`;", "`make add` lists all, such as: make add FEATURE=redis"),
+        ("remove", "items", "There is no feature 'items'; `make remove` lists all, such as: make remove FEATURE="),
         ("remove", "auth=redis", "can be api-key or jwt, such as: make remove FEATURE=jwt"),
     ],
 )
@@ -119,7 +119,7 @@ def test_removing_lists_files_and_imports_and_changes_nothing_unless_agreed_to(s
     told = make(project, "remove", "cache")
     assert told.returncode != 0
     assert "  src/my_service/chassis/cache/client.py\n" in told.stdout
-    imports = told.stdout.split("These import modules that will no longer be there")[1]
+    imports = told.stdout.split("These files import modules that are deleted or moved")[1]
     assert imports.splitlines()[1:] == ["  src/my_service/orders/routes.py"]
     assert 'To agree beforehand: make remove FEATURE=redis ARGS="--yes"' in told.stderr
     assert git_tree(project) == before

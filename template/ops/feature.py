@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""List features, or change one: `feature.py add|remove UPDATER [ARGUMENT...]`, with FEATURE.
+"""Add or remove the feature that FEATURE names, or list them: `feature.py add|remove UPDATER`.
 
 The updater makes the change, at the template release that the project has.
 """
@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-# Each question that can be answered `none`: its page in docs/, and what its other answers bring.
+# Each question that can be answered `none`, its page in docs/, and what its other answers bring.
 FEATURES = {
     "database": (
         "data",
@@ -73,7 +73,7 @@ def main(command: str, updater: str, *arguments: str) -> None:
 
 
 def answers() -> dict[str, str]:
-    """Read what the project answered."""
+    """Read the answers of the project to the questions in FEATURES."""
     if not ANSWERS.exists():
         sys.exit(f"{ANSWERS} is missing. Restore it: git checkout HEAD -- {ANSWERS}")
     recorded = dict(re.findall(r"(?m)^(\w+): (\S+)$", ANSWERS.read_text(encoding="utf-8")))
@@ -96,14 +96,17 @@ def show(command: str, now: dict[str, str]) -> None:
 
 
 def find(command: str, feature: str) -> tuple[str, str]:
-    """Return the question and the value that are meant, or fail with one line."""
+    """Return the question and the value that FEATURE means, or end with one line.
+
+    The value is empty if it is whatever the project has.
+    """
     question, _, value = feature.partition("=")
     if question not in FEATURES:
         if "=" not in feature and (first := question_of(feature)):
             return first, feature
         sys.exit(
-            f"There is no feature {feature!r}, unlike in: make {command} FEATURE=cache; "
-            f"`make {command}` lists all"
+            f"There is no feature {feature!r}; `make {command}` lists all, "
+            f"such as: make {command} FEATURE=redis"
         )
     values = list(FEATURES[question][1])
     if not value and (command == "remove" or len(values) == 1):
@@ -115,6 +118,7 @@ def find(command: str, feature: str) -> tuple[str, str]:
 
 
 def question_of(value: str) -> str:
+    """Return the question that has this answer, or an empty string."""
     return next((question for question in FEATURES if value in FEATURES[question][1]), "")
 
 
@@ -125,7 +129,7 @@ def spelled(question: str, value: str) -> str:
 
 def announce(question: str, value: str, has: str) -> None:
     page, values = FEATURES[question]
-    print(f"Adds {value}: {values[value]}. Then docs/{page}.md says how to use it.")
+    print(f"Adds {value}: {values[value]}. How to use it: docs/{page}.md.")
     if has != "none":
         data = ". It copies no data; your migrations have to run there too"
         print(f"It replaces {has}{data * (question == 'database')}.")

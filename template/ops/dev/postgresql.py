@@ -11,7 +11,7 @@ from urllib.parse import quote
 from . import servers
 from .servers import FOLDER, Provided
 
-# No process uses a server that starts: databases of tests are those of a run that was killed.
+# Nothing uses a server that just started: its databases of tests are left from killed runs.
 PREPARE = """
 SELECT format('DROP DATABASE %I', datname) FROM pg_database WHERE datname ~ '^test_[0-9a-f]+$' \\gexec
 SELECT 'CREATE DATABASE development' WHERE NOT EXISTS
@@ -24,7 +24,7 @@ AS_NOBODY = [
     f"--reuid={NOBODY}",
     f"--regid={NOBODY}",
     "--clear-groups",
-    # Else a program can run another, but would report that it may not.
+    # Else access() ignores the capability, and PostgreSQL reports that it can't run its programs.
     "--securebits=+no_setuid_fixup",
     "--inh-caps=-all,+dac_override",
     "--ambient-caps=-all,+dac_override",
@@ -85,7 +85,7 @@ def _programs(data: Path) -> Path:
 def _create(data: Path, programs: Path) -> None:
     if data.exists():
         return
-    # It passes its own path to a shell.
+    # initdb passes its own path to a shell.
     if set(str(programs)) & set('"$`\\'):
         sys.exit(
             f"PostgreSQL can't run from a folder with a quote, $, ` or backslash in its name: {programs}; "

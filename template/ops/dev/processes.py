@@ -1,4 +1,4 @@
-"""Commands in the foreground, and signals: they end what runs, never the clean-up after it."""
+"""Commands in the foreground. Signals end a command, never the clean-up after it."""
 
 import os
 import select
@@ -27,7 +27,7 @@ def handle_signals() -> None:
 
 
 def _watch_terminal() -> None:
-    """Notice a closed terminal, of which only make is told if it is the terminal's first process."""
+    """Notice that the terminal was closed. Only its first process gets SIGHUP, maybe make."""
     poll = select.poll()
     poll.register(sys.stdin, 0)
     if any(happened & select.POLLHUP for _, happened in poll.poll()):
@@ -71,8 +71,9 @@ def run(
 ) -> int:
     """Run a command until it ends, or until a signal ends it; return its exit status.
 
-    Ctrl-C does not reach a command that is `apart`: it gets a SIGTERM in its place, and what it
-    leaves running gets one too. It can still read from the terminal.
+    A command that is `apart` can read from the terminal, but Ctrl-C does not reach it: it gets
+    one SIGTERM instead. What it leaves running gets one too. End the process with one line if
+    the command can't be started.
     """
     global _command, _apart
     check()

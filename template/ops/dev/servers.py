@@ -19,7 +19,7 @@ from typing import IO, NamedTuple
 from . import processes
 
 FOLDER = Path(__file__).parents[2] / ".dev"
-# Of the address of a socket: 104 bytes on macOS, 108 on Linux.
+# A socket's address has room for 104 bytes on macOS and 108 on Linux, with a NUL at the end.
 LONGEST_ADDRESS = 103
 START_SECONDS = 60
 

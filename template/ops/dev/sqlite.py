@@ -7,7 +7,7 @@ from .servers import FOLDER, Provided
 def provide() -> Provided:
     if servers.given("DATABASE_URL"):
         return Provided()
-    # Relative: some characters in the names of folders can't be in an address.
+    # Relative: an address can't contain some characters that a folder's name can.
     return Provided({"DATABASE_URL": f"sqlite:///{_file()}"})
 
 
