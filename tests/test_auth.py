@@ -194,23 +194,16 @@ def granted(app: FastAPI) -> None:
 
 @pytest.mark.usefixtures("one_environment")
 @both
-def test_a_copy_of_the_example_with_a_scope_passes_its_tests(installed_with: Any, tmp_path: Path, auth: str) -> None:
+def test_a_resource_with_a_scope_passes_its_tests(installed_with: Any, tmp_path: Path, auth: str) -> None:
     project = tmp_path / "project"
     shutil.copytree(installed_with(database="sqlite", auth=auth), project, ignore=shutil.ignore_patterns(".venv"))
-    package = project / "src/my_service"
-    shutil.copytree(package / "items", package / "orders")
-    shutil.copy(project / "tests/test_items.py", project / "tests/test_orders.py")
-    for path in [*(package / "orders").glob("*.py"), project / "tests/test_orders.py"]:
-        text = path.read_text().replace("item", "order").replace("Item", "Order").replace(".orders()", ".items()")
-        path.write_text(text.replace('["orders"]', '["items"]').replace('"orders":', '"items":'))
-    routes, tests = package / "orders/routes.py", project / "tests/test_orders.py"
+    run("make", "resource", "NAME=orders", "FIELDS=number:int!", cwd=project)
+    routes, tests = project / "src/my_service/orders/routes.py", project / "tests/test_orders.py"
     text = routes.read_text().replace("\nfrom ..chassis.", "\nfrom ..chassis import auth\nfrom ..chassis.", 1)
     routes.write_text(text.replace("=201,", '=201, dependencies=[auth.scopes("orders:write")],'))
-    add_to_app(project, "from .orders import routes as orders", "app.include_router(orders.router)")
-    imported = "\nfrom fastapi import FastAPI\nfrom my_service.chassis import auth"
-    text = tests.read_text().replace("\nfrom fastapi.", f"{imported}\nfrom fastapi.", 1)
-    tests.write_text(text.replace("\n\ndef create(", f"{GRANT}def create(", 1))
-    run("make", "migration", "m=orders", cwd=project)
+    imports = "\nfrom fastapi import FastAPI\nfrom my_service.chassis import auth\n\nURL"
+    text = tests.read_text().replace("\nURL", imports, 1)
+    tests.write_text(text.replace("\n\ndef body(", f"{GRANT}def body(", 1))
     run("make", "format", "lint", cwd=project)
     run("make", "test", "ARGS=--no-cov -n0 tests/test_orders.py tests/test_migrations.py", cwd=project)
 

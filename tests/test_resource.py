@@ -140,7 +140,7 @@ def test_whatever_is_accepted_is_formatted_and_typed_and_migrates(generator: Any
     project = Path(shutil.copytree(generator.project.root, tmp_path / "project", ignore=no_bytecode))
     generator.writing.write(project, generator.writing.formatted(generator.project, texts))
     run("make", "lint", cwd=project)
-    run("make", "test", "ARGS=--no-cov tests/test_migrations.py", cwd=project)
+    run("make", "test", "ARGS=--no-cov -n0 tests/test_migrations.py", cwd=project)
 
 
 def no_bytecode(_: str, names: list[str]) -> list[str]:
@@ -318,7 +318,9 @@ def test_three_resources_pass_every_check_and_can_be_removed(
 
     run("make", "lint", cwd=project)
     tests = " ".join(f"tests/test_{name}.py" for name in (*RESOURCES, "migrations"))
-    tested = run("make", "test", f"ARGS={tests}", cwd=project)
+    # Measured once: that takes as long as the tests themselves.
+    measured = "--cov" if "auth" not in answers else "--no-cov"
+    tested = run("make", "test", f"ARGS={tests} {measured} -n0", cwd=project)
     assert not re.search(rf"src/my_service/({'|'.join(RESOURCES)})/", tested.stdout)
     with serving(project, tmp_path / "log") as (url, credential):
         examine(url, credential, tmp_path)
@@ -338,7 +340,7 @@ def test_three_resources_pass_every_check_and_can_be_removed(
     migrations = {name for name in left if name.startswith("migrations/versions/")} - before.keys()
     assert len(migrations) == 6
     assert {name: text for name, text in left.items() if name not in migrations} == before
-    run("make", "test", "ARGS=--no-cov tests/test_migrations.py", cwd=project)
+    run("make", "test", "ARGS=--no-cov -n0 tests/test_migrations.py", cwd=project)
 
 
 def test_a_resource_needs_a_database(render: Any) -> None:

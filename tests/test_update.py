@@ -406,6 +406,32 @@ def test_example_and_migrations_are_the_owners_once_made(
     assert (project / f"src/my_service/chassis/database/{after}.py").exists()
 
 
+@pytest.mark.usefixtures("one_environment")
+def test_resources_and_edits_of_them_are_left_alone(upstream: Path, start: Any, tmp_path: Path) -> None:
+    next_example(upstream, tmp_path / "template")
+    app = tmp_path / "template/template/src/{{package_name}}/app.py.jinja"
+    app.write_text(app.read_text().replace("# isort: split\n", "# Moved here.\n# isort: split\n"))
+    run("git", "commit", "--quiet", "--all", "--amend", "--no-edit", cwd=tmp_path / "template")
+    run("git", "tag", "--force", AFTER_NEXT, cwd=tmp_path / "template")
+    project = start(NEXT, database="sqlite")
+    point_to(project, str(tmp_path / "template"))
+    for name, fields in (("customers", "name:str!"), ("orders", "due:date customer_id:ref(customers)")):
+        run("make", "resource", f"NAME={name}", f"FIELDS={fields}", cwd=project)
+    service = project / "src/my_service/orders/service.py"
+    service.write_text(f"{service.read_text()}\n\nOURS = True\n")
+    commit(project, "our work")
+    owned = re.compile("(orders|customers)[/.]")
+    kept = {name: content for name, content in tree(project).items() if owned.search(name)}
+    assert len(kept) == 14
+
+    told = make_update(project, "--yes")
+    assert "No conflicts." in told.stdout, told.stdout + told.stderr
+    assert {name: content for name, content in tree(project).items() if owned.search(name)} == kept
+    text = (project / "src/my_service/app.py").read_text()
+    assert "# Moved here." in text
+    assert "app.include_router(orders.router)" in text
+
+
 def test_switching_on_again_makes_what_was_switched_off(start: Any, released: Any, merge_into: Any) -> None:
     project = start(NEXT, database="sqlite")
     for before, after in (("sqlite", "none"), ("none", "postgresql")):
