@@ -227,8 +227,14 @@ def test_redis_is_removed_by_hand_as_the_chassis_says(installed_with: Any, tmp_p
     cells = {
         row.split("|")[1].strip()[:2]: re.split(r"(?<!\\)\|", row)[3] for row in text.splitlines() if row[:3] > "| 0"
     }
-    for folder in re.findall("`(.*?)`", cells["1."]):
-        shutil.rmtree(project / (folder if folder.startswith("tests") else f"{PACKAGE}/{folder}"))
+    for name in re.findall("`(.*?)`", cells["1."]):
+        path = project / (name if name.startswith(("tests", "ops")) else f"{PACKAGE}/{name}")
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    development = project / "ops/dev/environment.py"
+    development.write_text(re.sub(r"\bredis, |, redis\.provide", "", development.read_text()))
     for name in ("app.py", "settings.py"):
         path = project / PACKAGE / name
         without = re.sub(r"\n +cache\.feature,|, cache\.Settings", "", path.read_text())
