@@ -17,8 +17,8 @@ import httpx2
 import pytest
 from conftest import commit, eventually, free_port, run
 
-ALL = {"database": "postgresql", "cache": "redis", "auth": "jwt", "package_name": "order_desk"}
-SMALL = {"database": "sqlite", "auth": "api-key", "package_name": "order_desk"}
+ALL = {"database": "postgresql", "cache": "redis", "auth": "jwt"}
+SMALL = {"database": "sqlite", "auth": "api-key"}
 # What make and its recipes need; as root, PostgreSQL runs through setpriv.
 TOOLS = [
     "sh",
@@ -264,7 +264,7 @@ def test_a_key_and_a_file_are_made_once_and_the_default_file_is_kept(
     key = (project / ".dev/api-key").read_text()
     assert oct((project / ".dev/api-key").stat().st_mode)[-3:] == "600"
     # As an owner has it who used an older release.
-    (project / ".dev/order_desk.db").rename(project / "order_desk.db")
+    (project / ".dev/my_service.db").rename(project / "my_service.db")
     terminal = serve(project, SCOPES="orders:write")
     curl = terminal.wait_for("^curl .*$")
     assert f"'X-API-Key: {key}'" in curl
@@ -288,7 +288,7 @@ def test_a_key_and_a_file_are_made_once_and_the_default_file_is_kept(
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 2.5])
 def test_ctrl_c_during_the_start_leaves_no_process(installed_with: Any, serve: Serve, seconds: float) -> None:
-    project = installed_with(**ALL)
+    project = installed_with(database="postgresql")
     terminal = serve(project)
     time.sleep(seconds)
     terminal.press_ctrl_c()

@@ -105,7 +105,8 @@ VARIABLES = {
     "add": ["FEATURE", "ARGS"],
     "remove": ["FEATURE", "ARGS"],
     "update": ["ARGS"],
-    "dev": ["PORT"],
+    "dev": ["PORT", "SCOPES", "DATABASE_URL"],
+    "seed": ["APP_ENV"],
     "migration": ["m"],
     "api-key": ["NAME"],
 }

@@ -1,9 +1,9 @@
 """Rows to try the service with: `make seed` adds those that are missing.
 
-To use your services in place of tables, call them with the session, and skip what they refuse:
+A service works too, with `from .items import service`:
 
-    if not (await items.list_after(session, 0, 1)):
-        await items.create(session, {"name": "lamp", "quantity": 3})
+    if not await service.list_after(session, 0, 1):
+        await service.create(session, {"name": "lamp", "quantity": 3})
 """
 
 from sqlalchemy.ext.asyncio import AsyncSession
