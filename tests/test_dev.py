@@ -164,8 +164,16 @@ def make(tools: str) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def desk(render: Any, tmp_path: Path) -> Path:
-    """A fresh project with PostgreSQL, Redis and tokens, in a folder with a bad name."""
-    return Path(shutil.copytree(render(**ALL), tmp_path / "o'neil x, ü"))
+    """A fresh project with PostgreSQL, Redis and tokens, in a folder with a bad name, too long for sockets."""
+    return Path(shutil.copytree(render(**ALL), tmp_path / f"o'neil x, ü {'long' * 20}"))
+
+
+@pytest.fixture(scope="module")
+def other(render: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with PostgreSQL that only these tests use."""
+    project = Path(shutil.copytree(render(database="postgresql"), tmp_path_factory.mktemp("other") / "desk"))
+    run("make", "install", cwd=project)
+    return project
 
 
 def names(url: str, curl: str) -> list[str]:
@@ -209,8 +217,7 @@ def test_one_command_and_one_curl_lead_from_a_fresh_project_to_a_row_that_stays(
     curl = second.wait_for("^curl .*$")
     assert names(second.url, curl) == ["pen"]
     # Others share its servers, and leave the data and the servers to it.
-    for _ in range(2):
-        assert make(desk, "seed").returncode == 0
+    assert make(desk, "seed").returncode == 0
     assert names(second.url, curl) == ["pen", "lamp", "chair"]
     tested = make(desk, "test-own", "ARGS=tests/test_migrations.py")
     assert tested.returncode == 0, tested.stdout
@@ -227,10 +234,7 @@ def test_one_command_and_one_curl_lead_from_a_fresh_project_to_a_row_that_stays(
     assert [path.name for path in (desk / ".dev").iterdir()] == ["lock"]
 
 
-def test_two_projects_run_side_by_side_and_an_address_wins(
-    desk: Path, render: Any, tmp_path: Path, serve: Serve
-) -> None:
-    other = Path(shutil.copytree(render(**ALL), tmp_path / ("long" * 20) / "desk"))
+def test_two_projects_run_side_by_side_and_an_address_wins(desk: Path, other: Path, serve: Serve) -> None:
     terminals = [serve(desk), serve(other)]
     for terminal in terminals:
         created = json.loads(run("sh", "-c", terminal.wait_for("^curl .*$")).stdout)
@@ -239,27 +243,28 @@ def test_two_projects_run_side_by_side_and_an_address_wins(
         os.kill(terminal.process.pid, signal.SIGTERM)
     for terminal in terminals:
         terminal.wait()
-        assert "Traceback" not in terminal.output
+        assert "Traceback" not in terminal.output, terminal.output
         ended(terminal.project)
 
-    shutil.rmtree(other / ".dev")
-    (other / ".env").write_text("DATABASE_URL=postgresql://127.0.0.1:1/x\nREDIS_URL=redis://127.0.0.1:1/0\n")
-    terminal = serve(other, JWT_ISSUER="https://a.example/", JWT_AUDIENCE="a", JWT_JWKS_URL="http://127.0.0.1:1/")
+    shutil.rmtree(desk / ".dev")
+    (desk / ".env").write_text("DATABASE_URL=postgresql://127.0.0.1:1/x\nREDIS_URL=redis://127.0.0.1:1/0\n")
+    terminal = serve(desk, JWT_ISSUER="https://a.example/", JWT_AUDIENCE="a", JWT_JWKS_URL="http://127.0.0.1:1/")
     assert "Bearer TOKEN" in terminal.wait_for("^curl .*$")
     detail = httpx2.get(f"{terminal.url}/health/ready").json()["detail"]
     assert all(name in detail for name in ("database", "auth"))
-    assert {path.name for path in (other / ".dev").iterdir()} <= {"lock", "starting"}
+    assert {path.name for path in (desk / ".dev").iterdir()} <= {"lock", "starting"}
     terminal.press_ctrl_c()
     terminal.wait()
-    ended(other)
+    ended(desk)
 
 
 def test_a_key_and_a_file_are_made_once_and_the_default_file_is_kept(
     render: Any, tmp_path: Path, serve: Serve, make: Any
 ) -> None:
     project = Path(shutil.copytree(render(**SMALL), tmp_path / "desk"))
-    seeded = make(project, "seed")
-    assert seeded.returncode == 0, seeded.stderr
+    for _ in range(2):
+        seeded = make(project, "seed")
+        assert seeded.returncode == 0, seeded.stderr
     assert "production" in last_line(make(project, "seed", APP_ENV="production"))
     key = (project / ".dev/api-key").read_text()
     assert oct((project / ".dev/api-key").stat().st_mode)[-3:] == "600"
@@ -286,12 +291,43 @@ def test_a_key_and_a_file_are_made_once_and_the_default_file_is_kept(
     ended(project)
 
 
-@pytest.mark.parametrize("seconds", [0.5, 1.5, 2.5])
-def test_ctrl_c_during_the_start_leaves_no_process(installed_with: Any, serve: Serve, seconds: float) -> None:
-    project = installed_with(database="postgresql")
-    terminal = serve(project)
-    time.sleep(seconds)
+@pytest.mark.parametrize("moment", ["postgresql/new", "postgresql/pid", "Started reloader process"])
+def test_ctrl_c_during_the_start_leaves_no_process(other: Path, serve: Serve, moment: str) -> None:
+    """While the folder of the data is made, the server starts, and the service is imported."""
+    shutil.rmtree(other / ".dev", ignore_errors=True)
+    terminal = serve(other)
+    deadline = time.monotonic() + 30
+    while moment not in terminal.read() and not (other / ".dev" / moment).exists():
+        assert time.monotonic() < deadline, terminal.output
+        time.sleep(0.01)
     terminal.press_ctrl_c()
     terminal.wait()
-    assert "Traceback" not in terminal.output
-    ended(project)
+    assert "Traceback" not in terminal.output, terminal.output
+    ended(other)
+
+
+def test_a_killed_run_is_cleaned_up_by_the_next(other: Path) -> None:
+    """Its server goes on, and has a database of a test."""
+    leave = (
+        "import os, signal, asyncio, asyncpg\n"
+        "async def create():\n"
+        "    connection = await asyncpg.connect(os.environ['DATABASE_URL'])\n"
+        "    await connection.execute('CREATE DATABASE test_0123456789abcdef')\n"
+        "asyncio.run(create())\n"
+        "os.kill(os.getppid(), signal.SIGKILL)\n"
+    )
+    count = "SELECT count(*) FROM pg_database WHERE datname = 'test_0123456789abcdef'"
+    ask = (
+        "import os, asyncio, asyncpg\n"
+        "async def ask():\n"
+        "    connection = await asyncpg.connect(os.environ['DATABASE_URL'])\n"
+        f'    print("found", await connection.fetchval("{count}"))\n'
+        "asyncio.run(ask())\n"
+    )
+    command = [other / ".venv/bin/python", "-m", "ops.dev", other / ".venv/bin/python", "-c"]
+    run(*command, leave, cwd=other, check=False)
+    assert processes(other)
+    assert "found 1" in run(*command, ask, cwd=other).stdout
+    ended(other)
+    assert "found 0" in run(*command, ask, cwd=other).stdout
+    ended(other)

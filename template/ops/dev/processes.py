@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from threading import Thread
 from types import FrameType
+from typing import IO
 
 PAUSE_SECONDS = 0.02
 
@@ -67,7 +68,11 @@ def pauses(seconds: float) -> Iterator[None]:
 
 
 def run(
-    command: list[str], *, apart: bool = False, environment: dict[str, str] | None = None
+    command: list[str],
+    *,
+    apart: bool = False,
+    environment: dict[str, str] | None = None,
+    output: IO[bytes] | None = None,
 ) -> int:
     """Run a command until it ends, or until a signal ends it; return its exit status.
 
@@ -79,7 +84,9 @@ def run(
     check()
     _apart = apart
     try:
-        _command = subprocess.Popen(command, env=environment, start_new_session=apart)
+        _command = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=apart
+        )
     except OSError as error:
         sys.exit(f"{command[0]}: {error.strerror}")
     if _stopped_by:
