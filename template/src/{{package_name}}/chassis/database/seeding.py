@@ -30,8 +30,9 @@ async def insert_missing(
 ) -> int:
     """Insert those of `rows` that the table lacks; return how many.
 
-    A row is there if another has the same values, or one that must be unique. Columns that a row
-    leaves out get the defaults of the model. Raise `LookupError` for an unknown table or column.
+    A row counts as present if another has the same values, or the same value in a unique column.
+    Columns that a row leaves out get the defaults of the model. Raise `LookupError` for an unknown
+    table or column.
     """
     found = _table(table)
     on_sqlite = session.get_bind().dialect.name == "sqlite"
@@ -68,7 +69,8 @@ def run(
 ) -> None:
     """Call `seed` with a session of the application, and commit; refuse to in production.
 
-    End the process with one line if there is no such table, or if the database is down.
+    End the process with one line for an unknown table or column, a database that is down, or one
+    that was not migrated.
     """
     config = load(settings)
     if config.app_env == "production":

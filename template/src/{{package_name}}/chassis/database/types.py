@@ -24,7 +24,7 @@ __all__ = [
 
 # SQLite generates ids for INTEGER columns only, which hold 64 bits there.
 Id = BigInteger().with_variant(Integer(), "sqlite")
-# How many lists and objects may be inside each other: parsers of JSON recurse.
+# Levels of lists and objects: parsers of JSON recurse.
 DEEPEST = 50
 
 
@@ -66,7 +66,7 @@ class ExactNumeric(TypeDecorator[Decimal]):
 
 
 def places(count: int) -> AfterValidator:
-    """Make a validator that writes decimals with `count` places, as the database returns them."""
+    """Return a validator that writes decimals with `count` places, as the database returns them."""
 
     def quantize(value: Decimal) -> Decimal:
         # Without the sign of a zero, which databases don't keep.
@@ -76,7 +76,7 @@ def places(count: int) -> AfterValidator:
 
 
 def _looks_like(example: str, pattern: str) -> BeforeValidator:
-    # Pydantic also takes numbers, and texts that no description mentions.
+    # Pydantic also takes numbers and other forms, which the API's description leaves out.
     def check(value: Any) -> Any:
         if not (isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII)):
             raise ValueError(f"should look like {example}")
@@ -93,7 +93,7 @@ def _utc(value: datetime) -> datetime:
 
 
 def _storable(value: Any) -> Any:
-    """Refuse what a database or a JSON parser does not take: NUL, half of a pair, infinity."""
+    """Refuse null, and what no database or JSON parser takes: NUL, a lone surrogate, infinity."""
     level, depth = [value], 0
     while level:
         depth += 1
