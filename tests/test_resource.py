@@ -1,5 +1,6 @@
 """`make resource` writes a tested resource, refuses what it can't write, and `make resource-remove` undoes it."""
 
+import ast
 import contextlib
 import json
 import os
@@ -219,6 +220,66 @@ def test_what_can_not_be_written_is_refused_and_nothing_changes(generator: Any) 
         name for name in before if "__pycache__" not in name
     }
     assert after["src/my_service/app.py"] == before["src/my_service/app.py"]
+
+
+def test_a_resource_can_not_take_a_name_that_the_written_code_uses(generator: Any) -> None:
+    types = "text bigint(1..) decimal(9,2,0.01..) uuid json str! date datetime enum(a) ref(items) float bool int(1..)"
+    fields = " ".join(f"gadget{number}:{kind}" for number, kind in enumerate(types.split()))
+    definition = generator.Definition("gadgets", fields)
+    texts = generator.writing.formatted(generator.project, generator.writing.modules(generator.project, definition))
+    # In its test a resource is only part of longer names.
+    modules = [ast.parse(text) for path, text in texts.items() if "tests" not in path.parts]
+    used = set().union(*map(identifiers, modules))
+    snakes = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() for name in used if "adget" not in name} - {"item"}
+    singulars = sorted(name for name in snakes if name.isidentifier() and not name.startswith(("_", "test_")))
+    assert len(singulars) > 60
+    accepted = []
+    for singular in singulars:
+        with contextlib.suppress(generator.RefusedError):
+            accepted.append(generator.Definition(f"many_{singular}", "a:str", singular).one)
+    assert " ".join(accepted) == ""
+
+
+def identifiers(module: ast.Module) -> set[str]:
+    """Name what a module defines, imports or refers to, other than attributes."""
+    found: set[str] = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name.split(".")[0])
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+    return found
+
+
+def test_app_py_without_its_anchors_and_two_newest_migrations_are_refused(generator: Any, tmp_path: Path) -> None:
+    from ops.resource.__main__ import add
+    from ops.resource.project import Project
+
+    root = Path(shutil.copytree(generator.project.root, tmp_path / "project", ignore=no_bytecode))
+    app, migration = root / "src/my_service/app.py", root / "migrations/versions/0001_items.py"
+    text = app.read_text()
+    for anchor in ("# isort: split\n# Yours:\n", "    # Yours:\n"):
+        app.write_text(text.replace(anchor, ""))
+        with pytest.raises(generator.RefusedError, match="app.py has no `# Yours:`"):
+            add(Project(root), "orders", "a:str", "")
+    app.write_text(text)
+    migration.with_name("other.py").write_text(migration.read_text().replace('"0001"', '"0002"'))
+    with pytest.raises(generator.RefusedError, match="several newest migrations, 0001, 0002: merge them"):
+        add(Project(root), "orders", "a:str", "")
+    assert not (root / "src/my_service/orders").exists()
+
+
+def test_nothing_is_left_of_files_that_could_not_all_be_written(generator: Any, tmp_path: Path) -> None:
+    (tmp_path / "kept.py").write_text("kept")
+    texts = {Path("orders/new.py"): "new", Path("kept.py"): "changed", Path("kept.py/below.py"): "impossible"}
+    with pytest.raises(NotADirectoryError):
+        generator.writing.write(tmp_path, texts)
+    assert files(tmp_path) == ["kept.py"]
+    assert (tmp_path / "kept.py").read_text() == "kept"
 
 
 def test_singulars_follow_from_plurals(generator: Any) -> None:

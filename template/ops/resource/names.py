@@ -30,14 +30,15 @@ ENDINGS = [
 # What the written modules import or define beside the resource's own names.
 TAKEN = set(
     """
-    after annotated any any_ apirouter base base_model basemodel big_integer biginteger changed changed_error
-    changederror check check_constraint checkconstraint client collection config_dict configdict count create
-    cursor date_time day decimal dt etags exact_numeric exactnumeric field fields float foreign_key foreignkey found
-    http_exception httpexception id id_ if_match if_none_match ifmatch ifnonematch index insert integer integrity_error
-    integrityerror json key limit list_after literal mapped mapped_column metadata method models moment named
-    not_found number numbers numeric page pages pagination path places post pytest query read read_session_dep readsessiondep
-    registry remove removed response responses router row rows select self sequence service session session_dep
-    sessiondep statement string tags taken test text update url utc_date_time utcdatetime uuid values version versions
+    annotated any apirouter async_session asyncsession base base_model basemodel big_integer
+    biginteger bindparam change changed_error changederror check_constraint checkconstraint
+    collection config_dict configdict create created cursor day decimal delete dt etags
+    exact_numeric exactnumeric field float foreign_key foreignkey found httpexception id if_match
+    if_none_match ifmatch ifnonematch json key left_out limit list_after literal mapped
+    mapped_column model_config models moment not_found page pagination path places read
+    read_session_dep readsessiondep remove removed response responses router row rows select
+    sequence service session session_dep sessiondep statement string taken text update utc_date_time
+    utcdatetime uuid values version versions
     """.split()  # noqa: SIM905
 )
 # Attributes of pydantic's models, and of SQLAlchemy's models and rows; names that classes use.

@@ -114,6 +114,10 @@ class Project:
                 raise RefusedError(
                     f"{ref.name}: ref needs a number as id: {name} in {path} has no `id: Mapped[int]`"
                 )
+            if name == definition.cls:
+                raise RefusedError(
+                    f"{ref.name}: {path} has a class {name} too: give another SINGULAR, such as SINGULAR=stock_{definition.one}"
+                )
             ref.target = f"{name}.id"
             module = ".".join(path.relative_to(self.package).with_suffix("").parts)
             imports.add(f"from ..{module} import {name}")
