@@ -75,12 +75,12 @@ def features_only(project: Path) -> str:
 
 
 def _until_it_hangs(*command: str, **options: Any) -> tuple[int | None, str]:
-    """Run a command for at most ten minutes; return its exit status, or None, and what it printed."""
+    """Run a command for at most five minutes; return its exit status, or None, and what it printed."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
     )
     try:
-        printed, _ = process.communicate(timeout=600)
+        printed, _ = process.communicate(timeout=300)
         return process.returncode, printed
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
