@@ -408,4 +408,4 @@ def test_a_resource_needs_a_database(render: Any) -> None:
     for target in ("resource", "resource-remove"):
         refused = run("make", target, "NAME=orders", "FIELDS=a:str", cwd=render(), check=False)
         assert refused.returncode != 0
-        assert refused.stderr.startswith("a resource needs a database: add one with ")
+        assert refused.stderr.startswith(f"'make {target}' needs a database: add one with 'make add FEATURE=sqlite'")
