@@ -86,7 +86,7 @@ class Terminal:
     def wait_for(self, pattern: str) -> str:
         """Wait until it prints what the pattern matches, and return that."""
 
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not (match := re.search(pattern, self.read(), re.MULTILINE)):
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
@@ -331,3 +331,16 @@ def test_a_killed_run_is_cleaned_up_by_the_next(other: Path) -> None:
     ended(other)
     assert "found 0" in run(*command, ask, cwd=other).stdout
     ended(other)
+
+
+def test_a_package_called_ops_is_no_obstacle(
+    installed_with: Callable[..., Path], render: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The folder ops/ has the same name."""
+    python = installed_with(**SMALL) / ".venv/bin/python"
+    project = tmp_path / "project"
+    shutil.copytree(render(package_name="ops", **SMALL), project)
+    environment = {**os.environ, "PYTHONPATH": str(project / "src")}
+    command = [python, "-m", "ops.dev", "--migrated", python, "-m", "ops", "migrate"]
+    migrated = run(*command, cwd=project, env=environment)
+    assert "database is migrated" in migrated.stdout
