@@ -9,7 +9,6 @@ import shutil
 import string
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -369,9 +368,7 @@ def test_three_resources_pass_every_check_and_can_be_removed(
     run("make", "migration", "m=lamps", cwd=project)
     before = contents(project)
     for name, fields in RESOURCES.items():
-        started = time.monotonic()
         printed = make_resource(project, name, fields).stdout
-        assert time.monotonic() - started < 5
         assert f"wrote src/my_service/{name}/models.py" in printed
     again = make_resource(project, "companies", "name:str", check=False)
     assert again.stderr.startswith("src/my_service/companies is there already")
