@@ -196,7 +196,7 @@ BAD_NAMES = {
     "Orders": "'Orders' is no name",
     "order-lines": "'order-lines' is no name",
     "class": "NAME=class has a meaning in Python",
-    "sheep": "what is one of sheep? Such as NAME=people SINGULAR=person",
+    "sheep": "sheep has no known singular: give one, such as NAME=people SINGULAR=person",
     "responses": "response is a name in the code that would be written",
     "chassis": "src/my_service/chassis is there already",
     "items": "src/my_service/items is there already: `make resource-remove NAME=items` removes it",

@@ -1,4 +1,4 @@
-"""What `make resource` and `make resource-remove` run: writes a tested resource, or removes it."""
+"""Writes a tested resource for `make resource`, or removes it for `make resource-remove`."""
 
 import os
 import sys
@@ -18,11 +18,11 @@ def add(project: Project, name: str, fields: str, singular: str) -> None:
     texts = modules(project, definition) | migration(project, definition, drops=False)
     texts[project.app] = project.with_router(name)
     write(project.root, formatted(project, texts))
-    print(f"{definition.title}, each of them {definition.an}, are at {definition.path}:\n")
+    print(f"{definition.title} are at {definition.path}, and one of them is {definition.an}:\n")
     for path in texts:
         print(f"  {'changed' if path == project.app else 'wrote'} {path}")
     print(
-        "\nNext: `make check`, then `make dev`, which migrates and serves them; or `make migrate`."
+        "\nNext: `make check`, then `make dev`, which migrates and serves; or only `make migrate`."
     )
 
 
@@ -30,8 +30,9 @@ def remove(project: Project, name: str) -> None:
     if not name:
         raise RefusedError("which resource? Such as make resource-remove NAME=orders")
     path = project.folder(name) / "__init__.py"
-    there = (project.root / path).exists()
-    definition = Definition.recorded(project.read(path)) if there else None
+    if not (project.root / path).exists():
+        raise RefusedError(f"there is no {path}: give the NAME of a resource, such as NAME=orders")
+    definition = Definition.recorded(project.read(path))
     if not definition or definition.name != name:
         raise RefusedError(f"{path} does not say that `make resource` wrote it: nothing is removed")
     expected = formatted(project, modules(project, definition))

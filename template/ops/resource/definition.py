@@ -63,7 +63,7 @@ class Field:
     def column(self) -> str:
         options = [self.kind.column] if self.kind.column else []
         if self.kind.read == "Any":
-            # The annotation does not tell.
+            # `Any` does not say whether it may be NULL.
             options.append(f"nullable={self.optional}")
         if self.unique:
             options.append("unique=True")
@@ -87,7 +87,7 @@ class Field:
 
 
 class Definition:
-    """A resource that can be written: everything else raises `RefusedError`."""
+    """A resource that can be written; any other raises `RefusedError`."""
 
     def __init__(self, name: str, fields: str, singular: str = "") -> None:
         self.name = name
@@ -144,10 +144,6 @@ class Definition:
         return [field.kind for field in self.fields if isinstance(field.kind, Ref)]
 
     @property
-    def calls_client(self) -> bool:
-        return bool(self.refs)
-
-    @property
     def changed(self) -> Field:
         """Return the field that the tests change: one with two values, if there is one."""
         fields = [field for field in self.fields if not field.unique]
@@ -168,7 +164,7 @@ class Definition:
             raise RefusedError(f"NAME={name} has a meaning in Python: such as NAME=stock_{name}")
         one = given or names.singular(name)
         if not one:
-            raise RefusedError(f"what is one of {name}? Such as NAME=people SINGULAR=person")
+            raise RefusedError(f"{name} has no known singular: give one, such as NAME=people SINGULAR=person")
         if not names.is_word(one, 40):
             raise RefusedError(
                 f"{one!r} is no name: at most 40 letters a-z, digits and _, such as SINGULAR=person"
@@ -178,7 +174,7 @@ class Definition:
     def _check_singular(self) -> None:
         if self.one == self.name:
             raise RefusedError(
-                f"{self.name} is one and many: give another SINGULAR, such as SINGULAR=one_{self.one}"
+                f"{self.name} is its own singular: give another, such as SINGULAR=one_{self.one}"
             )
         taken = (self.one, self.cls.lower(), f"new{self.cls.lower()}")
         if names.is_of_python(self.one) or names.is_of_python(self.cls) or names.TAKEN & {*taken}:
@@ -257,14 +253,14 @@ class Definition:
             kind.is_own, kind.target = True, f'"{self.name}.id"'
 
     def _alias(self, name: str, aliases: set[str]) -> str:
-        # One letter may look like a digit.
+        # Linters refuse some single letters, which look like digits.
         alias = names.camel(name) if len(name) > 1 else f"{name.upper()}Value"
         while alias in aliases or alias.lower() in names.TAKEN or keyword.iskeyword(alias):
             alias += "Value"
         return alias
 
     def _check_identifiers(self) -> None:
-        """Refuse names that PostgreSQL would cut off, or that meet another one."""
+        """Refuse names that PostgreSQL would cut off."""
         written = [f"pk_{self.name}", f"{self.name}_id_seq"]
         for field in self.fields:
             written.append(f"{'ix' if field.is_indexed else 'uq'}_{self.name}_{field.name}")

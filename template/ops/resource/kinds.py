@@ -7,14 +7,14 @@ from typing import Any
 
 from . import names
 
-# Of a unique field, tests and users need more than a few.
+# A field with fewer values can't be unique: tests need a new value each time.
 FEW = 1000
 LARGEST = {"int": 2**31 - 1, "bigint": 2**63 - 1}
 ENDS = {2**31 - 1: "2**31 - 1", -(2**31): "-(2**31)", 2**63 - 1: "2**63 - 1", -(2**63): "-(2**63)"}
 
 
 class RefusedError(Exception):
-    """What was asked for can't be done: a rule and an example, in one line."""
+    """Nothing is written; the message is one line with the rule and an example."""
 
 
 def source(number: Any) -> str:
@@ -22,7 +22,7 @@ def source(number: Any) -> str:
 
 
 class Kind:
-    """A type without arguments; the attributes are Python source, for the templates."""
+    """A type of field. Attributes are Python source for the templates, unless they say otherwise."""
 
     model = ""
     """What the model is annotated with."""
@@ -39,8 +39,9 @@ class Kind:
     unique: str | None = None
     """A value that depends on `number`; None if the field can't be unique."""
     wrong: tuple[str, ...] = ()
+    """Values that are refused."""
     most: tuple[str, ...] = ()
-    """Values at the ends of what is valid."""
+    """Valid values at the limits."""
 
     def __init__(self, name: str, args: str | None) -> None:
         self.name = name

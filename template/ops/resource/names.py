@@ -16,7 +16,7 @@ IRREGULAR = {
     "shoes": "shoe",
     "women": "woman",
 }
-# One and many alike.
+# Singular and plural are the same.
 SAME = {"news", "series", "species"}
 ENDINGS = [
     (r"(?<=\w)ies$", "y"),
@@ -27,7 +27,7 @@ ENDINGS = [
     (r"oes$", "o"),
     (r"(?<=[^su])s$", ""),
 ]
-# What the written modules import or define beside the resource's own names.
+# Names that the written modules import or define.
 TAKEN = set(
     """
     annotated any apirouter async_session asyncsession base base_model basemodel big_integer

@@ -12,7 +12,7 @@ from httpx2 import Response
 
 from .chassis.database.rows import insert
 
-<% client = "client" if d.calls_client else "" %>\
+<% client = "client" if d.refs else "" %>\
 URL = "${d.path}"
 % if d.unique:
 NUMBERS = count(1)
