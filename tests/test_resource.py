@@ -49,11 +49,11 @@ def generator(render: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("generator")
     shutil.copytree(render(database="sqlite"), folder / "project")
     sys.path.insert(0, str(folder / "project"))
-    from ops.resource import definition, kinds, project, writing
+    from ops.resource import definition, kind, project, writing
 
     yield SimpleNamespace(
         Definition=definition.Definition,
-        RefusedError=kinds.RefusedError,
+        RefusedError=kind.RefusedError,
         project=project.Project(folder / "project"),
         writing=writing,
     )
@@ -151,7 +151,7 @@ def no_bytecode(_: str, names: list[str]) -> list[str]:
 @given(st.text(string.printable, max_size=40), st.text(string.printable, max_size=60))
 def test_any_other_text_is_refused_in_one_line(name: str, fields: str) -> None:
     from ops.resource.definition import Definition
-    from ops.resource.kinds import RefusedError
+    from ops.resource.kind import RefusedError
 
     for given_name, given_fields in ((name, "a:str"), ("orders", fields), ("orders", f"a:{fields}")):
         try:

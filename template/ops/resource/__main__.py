@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from .definition import EXAMPLE, Definition
-from .kinds import RefusedError
+from .kind import RefusedError
 from .project import Project
 from .writing import formatted, migration, modules, write
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .decimals import Decimals
 from .definition import Definition
-from .kinds import Decimals, RefusedError
+from .kind import RefusedError
 
 IMPORTS = "# isort: split\n# Yours:\n"
 ROUTERS = "    # Yours:\n"

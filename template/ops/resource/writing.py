@@ -11,7 +11,7 @@ from uuid import uuid4
 from mako.lookup import TemplateLookup
 
 from .definition import Definition
-from .kinds import RefusedError
+from .kind import RefusedError
 from .project import Project
 
 TEMPLATES = TemplateLookup([str(Path(__file__).parent / "templates")], strict_undefined=True)
