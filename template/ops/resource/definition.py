@@ -96,7 +96,9 @@ class Definition:
             raise RefusedError(f"NAME={name} has a meaning in Python: such as NAME=stock_{name}")
         one = given or names.singular(name)
         if not one:
-            raise RefusedError(f"{name} has no known singular: give one, such as NAME=people SINGULAR=person")
+            raise RefusedError(
+                f"{name} has no known singular: give one, such as NAME=people SINGULAR=person"
+            )
         if not names.is_word(one, 40):
             raise RefusedError(
                 f"{one!r} is no name: at most 40 letters a-z, digits and _, such as SINGULAR=person"
