@@ -55,11 +55,11 @@ class ExactNumeric(TypeDecorator[Decimal]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         exact: Numeric[Decimal] = Numeric(self.precision, self.scale)
-        exact.asdecimal = dialect.supports_native_decimal
+        exact.asdecimal = dialect.name != "sqlite"
         return dialect.type_descriptor(exact)
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
-        return value if value is None or dialect.supports_native_decimal else float(value)
+        return float(value) if value is not None and dialect.name == "sqlite" else value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
         return None if value is None else Decimal(f"{value:.{self.scale}f}")
@@ -93,7 +93,7 @@ def _utc(value: datetime) -> datetime:
 
 
 def _storable(value: Any) -> Any:
-    """Refuse null, and what no database or JSON parser takes: NUL, a lone surrogate, infinity."""
+    """Refuse null, and what some database or JSON parser does not keep."""
     level, depth = [value], 0
     while level:
         depth += 1
@@ -113,6 +113,8 @@ def _storable(value: Any) -> Any:
 
 
 def _check(value: Any) -> None:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("should have integers of 64 bits only")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("should have finite numbers only")
     if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
