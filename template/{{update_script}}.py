@@ -137,16 +137,16 @@ def show(merged: "Merge", ours: Tree) -> None:
             print(headline, *(f"  {name}" for name in dict.fromkeys(names)), sep="\n")
 
 
-def show_deletions(merged: "Merge", importing: list[str]) -> None:
-    """List the files that are deleted, and those that import them."""
+def show_deletions(merged: "Merge", using: list[str]) -> None:
+    """List the files that are deleted, and those that use them."""
     if names := sorted([*merged.deleted, *merged.deleted_edited]):
         print("This update deletes:")
         for name in names:
             edited = name in merged.deleted_edited
             print(f"  {name}", *["(you edited it: it stays, as a conflict)"] * edited)
-    if importing:
-        print("These files import modules that are deleted or moved, so they need a change:")
-        print(*(f"  {name}" for name in importing), sep="\n")
+    if using:
+        print("These files use modules that are deleted or moved, so they need a change:")
+        print(*(f"  {name}" for name in using), sep="\n")
 
 
 def confirm(agreed: str) -> None:
@@ -568,7 +568,7 @@ def list_deletions(scratch: Scratch, merged: Merge, ours: Tree) -> None:
 
 
 def broken_imports(scratch: Scratch, merged: Merge, ours: Tree) -> list[str]:
-    """List files that import a module which the project will no longer have."""
+    """List files that use a module which the project will no longer have."""
     gone = {*(ours.keys() - merged.files.keys()), *merged.deleted_edited}
     modules = {module(name) for name in gone if name.endswith(".py")}
     if not modules:
@@ -576,12 +576,18 @@ def broken_imports(scratch: Scratch, merged: Merge, ours: Tree) -> list[str]:
     words = [part for name in sorted(modules) for part in ("-e", name.rpartition(".")[2])]
     found = ("grep", "-lzFw", *words, scratch.tree(merged.files), "--", "*.py")
     names = [entry.partition(":")[2] for entry in split(scratch.git(*found, check=False).stdout)]
-    return [
-        name
-        for name in names
-        if name not in gone
-        and modules & imports(name, scratch.git("cat-file", "blob", merged.files[name][1]).stdout)
-    ]
+
+    def uses(name: str) -> bool:
+        source = scratch.git("cat-file", "blob", merged.files[name][1]).stdout
+        imported = imports(name, source)
+        if modules & imported or name not in ours:
+            return bool(modules & imported)
+        # The template's line imported it, and a line of the owner's still needs it.
+        before = imports(name, scratch.git("cat-file", "blob", ours[name][1]).stdout)
+        lost = {dotted.rpartition(".")[2] for dotted in modules & before}
+        return any(isinstance(node, ast.Name) and node.id in lost for node in nodes(source))
+
+    return [name for name in names if name not in gone and uses(name)]
 
 
 def module(name: str) -> str:
@@ -592,18 +598,24 @@ def module(name: str) -> str:
 
 def imports(name: str, source: bytes) -> set[str]:
     """Return the dotted names that a Python file imports."""
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError):
-        return set()
-    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    found = {
+        alias.name for node in nodes(source) if isinstance(node, ast.Import) for alias in node.names
+    }
     package = [part for part in PurePosixPath(name).parent.parts if part != "src"]
-    for node in nodes:
+    for node in nodes(source):
         if isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*above, *filter(None, [node.module])])
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return found
+
+
+def nodes(source: bytes) -> list[ast.AST]:
+    """Return the nodes of a Python file, none if it is not valid."""
+    try:
+        return list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):
+        return []
 
 
 def merge(scratch: Scratch, old: Tree, ours: Tree, new: Tree) -> Merge:

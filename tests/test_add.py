@@ -114,13 +114,15 @@ def test_removing_lists_files_and_imports_and_changes_nothing_unless_agreed_to(s
     (project / "src/my_service/orders").mkdir()
     (project / "src/my_service/orders/routes.py").write_text("from ..chassis import (\n    cache,\n)\n")
     (project / "src/my_service/orders/cache.py").write_text('"""Says cache, and imports nothing."""\n')
+    with (project / "src/my_service/app.py").open("a") as file:
+        file.write('LIMITS = [cache.rate_limit("all", 1, seconds=1)]\n')
     commit(project, "our work")
     before = git_tree(project)
     told = make(project, "remove", "cache")
     assert told.returncode != 0
     assert "  src/my_service/chassis/cache/client.py\n" in told.stdout
-    imports = told.stdout.split("These files import modules that are deleted or moved")[1]
-    assert imports.splitlines()[1:] == ["  src/my_service/orders/routes.py"]
+    imports = told.stdout.split("These files use modules that are deleted or moved")[1]
+    assert imports.splitlines()[1:] == ["  src/my_service/app.py", "  src/my_service/orders/routes.py"]
     assert 'To agree beforehand: make remove FEATURE=redis ARGS="--yes"' in told.stderr
     assert git_tree(project) == before
     assert run("git", "status", "--porcelain", cwd=project).stdout == ""
