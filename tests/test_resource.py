@@ -154,6 +154,7 @@ def no_bytecode(_: str, names: list[str]) -> list[str]:
     return [name for name in names if name == "__pycache__"]
 
 
+@pytest.mark.usefixtures("generator")
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(st.text(string.printable, max_size=40), st.text(string.printable, max_size=60))
 def test_any_other_text_is_refused_in_one_line(name: str, fields: str) -> None:
@@ -171,6 +172,7 @@ def test_any_other_text_is_refused_in_one_line(name: str, fields: str) -> None:
 REFUSED = {
     "a": "'a' is no field: name:type, such as",
     "a:strr": "a: the types are str, text, int,",
+    "a:str, b:int": "a: spaces separate fields, not commas",
     "a:str a:int": "there are two fields a",
     "class:str": "class has a meaning in",
     "metadata:str": "metadata has a meaning in",
@@ -289,11 +291,13 @@ def test_nothing_is_left_of_files_that_could_not_all_be_written(generator: Any, 
 
 
 def test_singulars_follow_from_plurals(generator: Any) -> None:
-    plurals = "companies statuses people boxes order_lines houses addresses heroes analyses days buses categories"
+    plurals = (
+        "companies statuses people boxes order_lines houses addresses heroes analyses days buses categories shelves"
+    )
     from ops.resource.names import singular
 
     assert " ".join(str(singular(plural)) for plural in plurals.split()) == (
-        "company status person box order_line house address hero analysis day bus category"
+        "company status person box order_line house address hero analysis day bus category shelf"
     )
 
 

@@ -152,6 +152,8 @@ class Definition:
             raise RefusedError(
                 f"{name} has a meaning in Python, pydantic or SQLAlchemy: such as its_{name}"
             )
+        if "," in found["type"]:
+            raise RefusedError(f"{name}: spaces separate fields, not commas: {EXAMPLE}")
         if found["type"] not in KINDS:
             raise RefusedError(f"{name}: the types are {', '.join(KINDS)}, not {found['type']!r}")
         kind = KINDS[found["type"]](name, found["args"])

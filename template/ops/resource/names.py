@@ -9,10 +9,12 @@ IRREGULAR = {
     "caches": "cache",
     "children": "child",
     "cookies": "cookie",
+    "leaves": "leaf",
     "men": "man",
     "movies": "movie",
     "people": "person",
     "quizzes": "quiz",
+    "shelves": "shelf",
     "shoes": "shoe",
     "women": "woman",
 }
