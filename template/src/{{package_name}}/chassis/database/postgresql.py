@@ -68,7 +68,9 @@ def create_engine(url: str, *, migrating: bool = False) -> AsyncEngine:
 
     address = "postgresql+asyncpg://"
     if migrating:
-        engine = create_async_engine(address, async_creator=connect, poolclass=NullPool)
+        engine = create_async_engine(
+            address, async_creator=connect, poolclass=NullPool, hide_parameters=True
+        )
         event.listen(engine.sync_engine, "begin", _wait_for_the_lock)
         return engine
     engine = create_async_engine(
@@ -78,6 +80,8 @@ def create_engine(url: str, *, migrating: bool = False) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=POOL_WAIT_SECONDS,
         pool_recycle=1800,
+        # Errors are logged, and values may be secrets.
+        hide_parameters=True,
     )
     event.listen(engine.sync_engine, "checkout", _replace_closed)
     event.listen(engine.sync_engine, "handle_error", _name_the_timeout)

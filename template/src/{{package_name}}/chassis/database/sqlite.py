@@ -68,6 +68,8 @@ def create_engine(url: str, *, migrating: bool = False) -> AsyncEngine:
         pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=POOL_WAIT_SECONDS,
+        # Errors are logged, and values may be secrets.
+        hide_parameters=True,
     )
     event.listen(engine.sync_engine, "connect", configure)
     event.listen(engine.sync_engine, "begin", _begin)
