@@ -170,7 +170,7 @@ def test_any_other_text_is_refused_in_one_line(name: str, fields: str) -> None:
 
 
 REFUSED = {
-    "a": "'a' is no field: name:type, such as",
+    "a": "'a' is not a valid field: name:type, such as",
     "a:strr": "a: the types are str, text, int,",
     "a:str, b:int": "a: spaces separate fields, not commas",
     "a:str a:int": "there are two fields a",
@@ -179,7 +179,7 @@ REFUSED = {
     "model_x:str": "model_x has a meaning in",
     "count:int": "count has a meaning in",
     "id:int": "id has a meaning in",
-    "A:str": "'A' is no name",
+    "A:str": "'A' is not a valid name",
     "a:int(5..1)": "a: '5..1' is an empty range: such as int(0..)",
     "a:int(0..)=-1": "a: the default -1 is out of its bounds",
     "a:int(0..99999999999)": "a: 99999999999 does not fit",
@@ -202,8 +202,8 @@ REFUSED = {
     "": "FIELDS is empty: such as",
 }
 BAD_NAMES = {
-    "Orders": "'Orders' is no name",
-    "order-lines": "'order-lines' is no name",
+    "Orders": "'Orders' is not a valid name",
+    "order-lines": "'order-lines' is not a valid name",
     "class": "NAME=class has a meaning in Python",
     "sheep": "sheep has no known singular: give one, such as NAME=people SINGULAR=person",
     "responses": "response is a name in the code that would be written",

@@ -90,7 +90,7 @@ class Definition:
     def _singular(self, name: str, given: str) -> str:
         if not names.is_word(name, 40):
             raise RefusedError(
-                f"{name!r} is no name: a plural of at most 40 letters a-z, digits and _, such as NAME=orders"
+                f"{name!r} is not a valid name: a plural of at most 40 letters a-z, digits and _, such as NAME=orders"
             )
         if names.is_of_python(name):
             raise RefusedError(f"NAME={name} has a meaning in Python: such as NAME=stock_{name}")
@@ -101,7 +101,7 @@ class Definition:
             )
         if not names.is_word(one, 40):
             raise RefusedError(
-                f"{one!r} is no name: at most 40 letters a-z, digits and _, such as SINGULAR=person"
+                f"{one!r} is not a valid name: at most 40 letters a-z, digits and _, such as SINGULAR=person"
             )
         return one
 
@@ -142,11 +142,11 @@ class Definition:
     def _field(self, text: str, aliases: set[str]) -> Field:
         found = FIELD.fullmatch(text)
         if not found:
-            raise RefusedError(f"{text!r} is no field: name:type, {EXAMPLE}")
+            raise RefusedError(f"{text!r} is not a valid field: name:type, {EXAMPLE}")
         name, flags, default = found["name"], found["flags"], found["default"]
         if not names.is_word(name, 40):
             raise RefusedError(
-                f"{name!r} is no name: at most 40 letters a-z, digits and _, {EXAMPLE}"
+                f"{name!r} is not a valid name: at most 40 letters a-z, digits and _, {EXAMPLE}"
             )
         if keyword.iskeyword(name) or name in names.FIELDS or name.startswith("model_"):
             raise RefusedError(
