@@ -21,9 +21,7 @@ def add(project: Project, name: str, fields: str, singular: str) -> None:
     print(f"{definition.title} are at {definition.path}, and one of them is {definition.an}:\n")
     for path in texts:
         print(f"  {'changed' if path == project.app else 'wrote'} {path}")
-    print(
-        "\nNext: `make check`, then `make dev`, which migrates and serves; or only `make migrate`."
-    )
+    print("\nNext: `make migrate`, or start `make dev`, which migrates too. Then `make check`.")
 
 
 def remove(project: Project, name: str) -> None:
@@ -63,7 +61,10 @@ def remove(project: Project, name: str) -> None:
         print(f"  removed {path}")
     for path in changed:
         print(f"  {'changed' if path == project.app else 'wrote'} {path}")
-    print("\nNext: `make check`, then `make migrate`, which drops the table and its rows.")
+    print(
+        "\nNext: `make migrate`, which drops the table and its rows. Then `make check`.\n"
+        "If the table was never created anywhere, delete both migrations instead."
+    )
 
 
 def main() -> None:

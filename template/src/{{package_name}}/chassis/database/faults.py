@@ -48,9 +48,9 @@ def _code(error: exc.DBAPIError) -> str | int | None:
     return state or getattr(error.orig, "sqlite_errorcode", None)
 
 
-def reason(error: exc.DBAPIError | exc.TimeoutError) -> str:
-    """Say in one line why the database is down, without the statement and its values."""
-    cause = error.orig if isinstance(error, exc.DBAPIError) else error
+def reason(error: exc.StatementError | exc.TimeoutError) -> str:
+    """Say in one line why the database failed, without the statement and its values."""
+    cause = error.orig if isinstance(error, exc.StatementError) else error
     return " ".join(str(cause).split())
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from textwrap import shorten
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -69,8 +70,8 @@ def run(
 ) -> None:
     """Call `seed` with a session of the application, and commit; refuse to in production.
 
-    End the process with one line for an unknown table or column, a database that is down, or one
-    that was not migrated.
+    End the process with one line for an unknown table or column, a value that the database refuses,
+    a database that is down, or one that was not migrated.
     """
     config = load(settings)
     if config.app_env == "production":
@@ -81,12 +82,14 @@ def run(
         asyncio.run(_seed(seed, app))
     except LookupError as error:
         sys.exit(str(error))
-    except exc.DBAPIError as error:
-        if is_missing(error):
-            sys.exit(f"The database was not migrated: {reason(error)}; run 'make migrate'")
-        if not state_of(app, Database).driver.is_down(error):
-            raise
-        sys.exit(f"The database of DATABASE_URL does not respond: {reason(error)}")
+    except exc.StatementError as error:
+        if isinstance(error, exc.DBAPIError):
+            if is_missing(error):
+                sys.exit(f"The database was not migrated: {reason(error)}; run 'make migrate'")
+            if state_of(app, Database).driver.is_down(error):
+                sys.exit(f"The database of DATABASE_URL does not respond: {reason(error)}")
+        # The statement has placeholders for the values.
+        sys.exit(f"Nothing was inserted: {reason(error)}, in {shorten(str(error.statement), 200)}")
 
 
 async def _seed(seed: Callable[[AsyncSession], Awaitable[None]], app: Service) -> None:
