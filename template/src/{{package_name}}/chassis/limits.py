@@ -15,8 +15,8 @@ from .settings import Settings
 MOST_VALUES = 500
 # After this many seconds, a body that is still arriving has to make room for others.
 SLOW_BODY = 10.0
-# How many more bytes a [ or { in a body counts as: parsed, it takes more memory than others.
-BRACKET = 16
+# How many more bytes a [, { or comma in a body counts as: parsed, values take more memory.
+VALUE = 16
 RETRY_AFTER = {"Retry-After": "1", "Connection": "close"}
 
 
@@ -108,7 +108,7 @@ class _Body:
         """Count what arrived, or raise a 413 or a 503 if that is too much."""
         self.length += len(part)
         self.check(self.length)
-        size = len(part) + BRACKET * (part.count(b"[") + part.count(b"{"))
+        size = len(part) + VALUE * sum(part.count(byte) for byte in (b"[", b"{", b","))
         most = self.limits.settings.max_total_body_bytes
         # A single body in flight is read even if it is longer.
         while self.limits.body_bytes + size > most and self.limits.body_bytes > self.reserved:

@@ -1,5 +1,6 @@
 """Types of columns, and of the values in requests that they can hold."""
 
+import json
 import math
 import re
 from datetime import UTC, date, datetime
@@ -26,6 +27,8 @@ __all__ = [
 Id = BigInteger().with_variant(Integer(), "sqlite")
 # Levels of lists and objects: parsers of JSON recurse.
 DEEPEST = 50
+# Characters of a JSON value: parsed, each may take 25 bytes, and a page has 100 rows.
+LONGEST = 10_000
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -109,6 +112,8 @@ def _storable(value: Any) -> Any:
         level = below
     if value is None:
         raise ValueError("should not be null")
+    if len(json.dumps(value, ensure_ascii=False)) > LONGEST:
+        raise ValueError(f"should have at most {LONGEST} characters as JSON")
     return value
 
 
