@@ -290,6 +290,20 @@ def test_nothing_is_left_of_files_that_could_not_all_be_written(generator: Any, 
     assert (tmp_path / "kept.py").read_text() == "kept"
 
 
+def test_two_resources_at_once_are_both_written(generator: Any, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(generator.project.root, project, ignore=no_bytecode)
+    command = [sys.executable, "-m", "ops.resource"]
+    both = [
+        subprocess.Popen(command, cwd=project, env={**os.environ, "NAME": name, "FIELDS": "a:str"})
+        for name in ("alphas", "betas")
+    ]
+    assert [one.wait(60) for one in both] == [0, 0]
+    app = (project / "src/my_service/app.py").read_text()
+    assert "alphas.router" in app
+    assert "betas.router" in app
+
+
 def test_singulars_follow_from_plurals(generator: Any) -> None:
     plurals = (
         "companies statuses people boxes order_lines houses addresses heroes analyses days buses categories shelves"

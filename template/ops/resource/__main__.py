@@ -1,5 +1,6 @@
 """Writes a tested resource for `make resource`, or removes it for `make resource-remove`."""
 
+import fcntl
 import os
 import sys
 from pathlib import Path
@@ -71,10 +72,13 @@ def main() -> None:
     name = os.environ.get("NAME", "")
     project = Project(Path.cwd())
     try:
-        if sys.argv[1:] == ["remove"]:
-            remove(project, name)
-        else:
-            add(project, name, os.environ.get("FIELDS", ""), os.environ.get("SINGULAR", ""))
+        with (project.root / project.app).open("r+") as app:
+            # Of two at once, one would lose its lines in app.py.
+            fcntl.flock(app, fcntl.LOCK_EX)
+            if sys.argv[1:] == ["remove"]:
+                remove(project, name)
+            else:
+                add(project, name, os.environ.get("FIELDS", ""), os.environ.get("SINGULAR", ""))
     except RefusedError as refused:
         sys.exit(str(refused))
 
