@@ -56,7 +56,7 @@ class Json(Kind):
     column = "JSON(none_as_null=True)"
     migration = "sa.JSON(none_as_null=True)"
     value = "Json"
-    first, other = '{"a": [1, None, "é"]}', "[]"
+    first, other = '{"a": [1, None, "é"]}', "[1]"
     wrong = ('"\\0"', '{"\\ud800": 1}', '[float("nan")]', "2**63", '"a" * 9_999')
     most = ('""', "{}", "False", "2**63 - 1", '"é" * 9_998')
 
