@@ -81,6 +81,8 @@ def main() -> None:
                 add(project, name, os.environ.get("FIELDS", ""), os.environ.get("SINGULAR", ""))
     except RefusedError as refused:
         sys.exit(str(refused))
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}; nothing was written")
 
 
 if __name__ == "__main__":
