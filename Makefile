@@ -41,7 +41,7 @@ test-all: ## Run the tests, and fail if no Docker engine responds
 	REQUIRE_DOCKER=1 $(MAKE) test
 
 bench: $(UV) ## Measure against a bare application, and write benchmarks/README.md (ARGS="throughput")
-	for part in $${ARGS:-image throughput metrics items update}; do $(RUN) --group bench "benchmarks/$$part.py" || exit 1; done
+	for part in $${ARGS:-image throughput metrics items jobs update}; do $(RUN) --group bench "benchmarks/$$part.py" || exit 1; done
 
 .PHONY: uv
 uv:

@@ -22,6 +22,10 @@ FEATURES = {
             "postgresql": "data in PostgreSQL, for any number of containers",
         },
     ),
+    "jobs": (
+        "jobs",
+        {"postgresql": "work that a worker does later, enqueued in the request's transaction"},
+    ),
     "cache": (
         "cache",
         {"redis": "cached results and rate limits, shared by all containers"},
@@ -124,12 +128,14 @@ def question_of(value: str) -> str:
 
 def spelled(question: str, value: str) -> str:
     """Return the shortest FEATURE that means this value."""
-    return value if question_of(value) == question else f"{question}={value}"
+    if question_of(value) == question:
+        return value
+    return question if len(FEATURES[question][1]) == 1 else f"{question}={value}"
 
 
 def announce(question: str, value: str, has: str) -> None:
     page, values = FEATURES[question]
-    print(f"Adds {value}: {values[value]}. How to use it: docs/{page}.md.")
+    print(f"Adds {spelled(question, value)}: {values[value]}. How to use it: docs/{page}.md.")
     if has != "none":
         data = ". It copies no data; your migrations have to run there too"
         print(f"It replaces {has}{data * (question == 'database')}.")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from threading import Thread
 from types import FrameType
 from typing import IO
@@ -65,6 +65,22 @@ def pauses(seconds: float) -> Iterator[None]:
     while time.monotonic() < deadline:
         yield
         pause()
+
+
+@contextmanager
+def beside(commands: list[list[str]], port: int) -> Iterator[None]:
+    """Run commands until the end of the block, the first one with this PORT."""
+    started = [
+        subprocess.Popen(command, env={**os.environ, "PORT": str(number)}, start_new_session=True)
+        for number, command in enumerate(commands, port)
+    ]
+    try:
+        yield
+    finally:
+        for process in started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
 
 
 def run(

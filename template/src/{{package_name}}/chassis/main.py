@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,11 +21,16 @@ C = TypeVar("C", bound=EnvironmentSettings, contravariant=True)
 
 @dataclass(frozen=True)
 class Command(Generic[C]):
-    """`python -m` with the package's name and `name` calls `run` with the settings."""
+    """`python -m` with the package's name and `name` calls `run` with the settings.
+
+    A command with arguments adds them to its parser in `arguments`; `call` also gets their values.
+    """
 
     name: str
     help: str
-    run: Callable[[C], None]
+    run: Callable[[C], None] = lambda _: None
+    call: Callable[[C, Namespace], None] | None = None
+    arguments: Callable[[ArgumentParser], object] | None = None
 
 
 def main(settings: type[S], app: str, commands: Sequence[Command[S]] = ()) -> None:
@@ -42,7 +47,9 @@ def main(settings: type[S], app: str, commands: Sequence[Command[S]] = ()) -> No
     if commands:
         choices = parser.add_subparsers(title="commands", dest="command", metavar="command")
     for command in commands:
-        choices.add_parser(command.name, help=command.help, description=command.help)
+        added = choices.add_parser(command.name, help=command.help, description=command.help)
+        if command.arguments:
+            command.arguments(added)
     arguments = parser.parse_args()
 
     config = load(settings)
@@ -50,11 +57,14 @@ def main(settings: type[S], app: str, commands: Sequence[Command[S]] = ()) -> No
         if command.name == arguments.command:
             logs.configure(config.log_level, config.log_format)
             command.run(config)
+            if command.call:
+                command.call(config, arguments)
             return
-    _serve(config, app, reload=arguments.reload)
+    serve(config, app, reload=arguments.reload)
 
 
-def _serve(settings: Settings, app: str, *, reload: bool) -> None:
+def serve(settings: Settings, app: str, *, reload: bool) -> None:
+    """Serve the application that the function `app` builds, until SIGTERM or SIGINT."""
     # After its own shutdown, uvicorn raises SIGTERM again, for the handler that was set before.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if reload:

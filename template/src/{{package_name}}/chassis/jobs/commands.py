@@ -1,0 +1,99 @@
+"""The commands `worker` and `jobs`."""
+
+import asyncio
+import sys
+from argparse import ArgumentParser, Namespace
+from datetime import UTC
+
+from pgqueuer.domain.types import JobId
+from sqlalchemy import exc, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ..database import faults, postgresql
+from ..database.driver import DatabaseSettings
+from ..main import Command, serve
+from ..settings import Settings
+from .queue import SessionDriver, queries
+
+WORKER = f"{__package__}.worker:create_worker"
+
+STATUS = ["failed", "queued", "picked", "all"]
+LIST = text(
+    """
+    SELECT id, entrypoint AS name, status::text, attempts, execute_after,
+        convert_from(payload, 'UTF8') AS arguments, (SELECT traceback ->> 'exception_message' FROM jobs.pgqueuer_log log
+        WHERE log.job_id = job.id AND traceback IS NOT NULL ORDER BY created DESC, id DESC LIMIT 1)
+        AS error FROM jobs.pgqueuer job
+    WHERE status::text = :status OR :status = 'all' ORDER BY id DESC LIMIT :most
+    """
+)
+FAILED = text("SELECT id FROM jobs.pgqueuer WHERE status = 'failed'")
+FOUND = text("SELECT id FROM jobs.pgqueuer WHERE id = ANY(:ids)")
+MOST = 100
+
+
+def commands() -> tuple[Command[Settings], Command[DatabaseSettings]]:
+    """Return `worker`, which runs jobs until SIGTERM, and `jobs`, which lists and changes them."""
+    return (
+        Command("worker", "run jobs until SIGTERM", call=_work),
+        Command("jobs", "list, retry or cancel jobs", call=_jobs, arguments=_arguments),
+    )
+
+
+def _work(settings: Settings, arguments: Namespace) -> None:
+    serve(settings, WORKER, reload=arguments.reload)
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="action")
+    listing = actions.add_parser("list", help=f"print the newest {MOST} jobs of a status")
+    listing.add_argument("status", nargs="?", default="failed", choices=STATUS)
+    retry = actions.add_parser("retry", help="run failed jobs again, with all their attempts")
+    retry.add_argument("ids", nargs="*", type=int, metavar="id", help="without one: all")
+    cancel = actions.add_parser("cancel", help="delete jobs, and stop those that run")
+    cancel.add_argument("ids", nargs="+", type=int, metavar="id")
+
+
+def _jobs(settings: DatabaseSettings, arguments: Namespace) -> None:
+    try:
+        asyncio.run(_with_session(settings, arguments))
+    except (exc.DBAPIError, exc.TimeoutError) as error:
+        sys.exit(f"The queue can't be read: {faults.reason(error)}")
+
+
+async def _with_session(settings: DatabaseSettings, arguments: Namespace) -> None:
+    engine = postgresql.create_engine(settings.database_url.get_secret_value())
+    async with AsyncSession(engine) as session:
+        if arguments.action == "list":
+            await _list(session, arguments.status)
+        else:
+            await _change(session, arguments.action, arguments.ids)
+            await session.commit()
+    await engine.dispose()
+
+
+async def _list(session: AsyncSession, status: str) -> None:
+    rows = (await session.execute(LIST, {"status": status, "most": MOST})).all()
+    if not rows:
+        print("no jobs" if status == "all" else f"no {status} jobs")
+    for row in rows:
+        due = row.execute_after.astimezone(UTC).isoformat(" ", "seconds")
+        text = f"{row.id} {row.name}{row.arguments} {row.status} attempts={row.attempts} due={due}"
+        print(text + (f" error={' '.join(row.error.split())}" if row.error else ""))
+
+
+async def _change(session: AsyncSession, action: str, chosen: list[int]) -> None:
+    statements = queries(SessionDriver(session))
+    if action == "retry":
+        failed = set(await session.scalars(FAILED))
+        ids = sorted(failed.intersection(chosen) if chosen else failed)
+        await statements.requeue_jobs([JobId(number) for number in ids])
+    else:
+        ids = sorted(await session.scalars(FOUND, {"ids": chosen}))
+        await statements.mark_job_as_cancelled([JobId(number) for number in ids])
+    if unknown := sorted(set(chosen) - set(ids)):
+        hint = " that failed" if action == "retry" else ""
+        await session.rollback()
+        sys.exit(f"There is no job{hint} with the id {', '.join(map(str, unknown))}")
+    done = {"retry": "will run again", "cancel": "cancelled"}[action]
+    print(f"{len(ids)} {done}")

@@ -1,0 +1,193 @@
+"""What a job is: a function, its typed arguments, and how often and how long it may run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, get_type_hints
+
+import structlog
+from croniter import croniter
+from opentelemetry import propagate
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from ..database.postgresql import ReadSession
+from .queue import SessionDriver, queries
+
+if TYPE_CHECKING:
+    from ..service import Service
+
+P = ParamSpec("P")
+
+# Longer ones don't fit into an index together with the job's name.
+LONGEST_KEY = 500
+# What `enqueue` takes besides the arguments of the function.
+OPTIONS = {"delay", "key"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The first argument of a job's function.
+
+    `id` stays the same when the job is retried, `attempt` counts from 1. `sessions()` opens a
+    session; `state_of(run.service, ...)` returns the state of a feature.
+    """
+
+    id: int
+    attempt: int
+    sessions: async_sessionmaker[AsyncSession]
+    service: Service
+
+
+Function = Callable[Concatenate[Run, P], Awaitable[None]]
+
+
+class Job(Generic[P]):
+    """A function that a worker calls; `job` makes one."""
+
+    def __init__(
+        self,
+        function: Function[P],
+        *,
+        name: str = "",
+        attempts: int,
+        timeout: float,
+        queue: str,
+        priority: int,
+        cron: str | None,
+    ) -> None:
+        self.function = function
+        self.name = name or function.__name__
+        self.attempts = attempts
+        self.timeout = timeout
+        self.queue = queue
+        self.priority = priority
+        self.cron = cron
+        if attempts < 1 or timeout <= 0:
+            raise ValueError(f"The job {self.name} needs at least one attempt, and time to run")
+        self.arguments = _arguments(self.name, function)
+        if cron is not None:
+            self._check_cron(cron)
+
+    async def enqueue(
+        self,
+        session: AsyncSession,
+        /,
+        delay: timedelta | None = None,
+        key: str | None = None,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> int:
+        """Enqueue the job in the transaction of `session`, and return its id.
+
+        Pass the arguments of the function by name. The job runs `delay` after the transaction
+        began, at the earliest. If one with the same `key` waits already, there is no second one:
+        the one that waits starts after this transaction has ended, with its own arguments.
+
+        Raise TypeError for a wrong argument.
+        """
+        if isinstance(session, ReadSession):
+            raise TypeError(f"{self.name} needs a session with a transaction, such as SessionDep")
+        if args or not isinstance(delay, timedelta | None) or not isinstance(key, str | None):
+            raise TypeError(f"{self.name} takes arguments by name; delay is a timedelta, key a str")
+        if key is not None and not 0 < len(key.encode()) <= LONGEST_KEY:
+            raise TypeError(f"{self.name}: key should have 1 to {LONGEST_KEY} bytes")
+        (row_id,) = await queries(SessionDriver(session)).enqueue(
+            self.name,
+            self.dump(kwargs),
+            self.priority,
+            execute_after=delay,
+            dedupe_key=None if key is None else f"{self.name}:{key}",
+            headers=_headers(key),
+            # Locks the row with the key until this transaction ends, so that its job does not
+            # start before, and does not miss what this transaction writes.
+            on_conflict="update_priority",
+        )
+        return row_id
+
+    def dump(self, arguments: dict[str, Any]) -> bytes:
+        """Return the arguments as JSON; raise TypeError if they don't fit the function."""
+        try:
+            values = self.arguments(**arguments)
+        except ValidationError as error:
+            faults = [f"{_path(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+            raise TypeError(f"{self.name} can't be enqueued: {'; '.join(faults)}") from None
+        # Without defaults: the release that runs the job decides on them.
+        return values.model_dump_json(exclude_unset=True).encode()
+
+    async def run(self, run: Run, payload: bytes) -> None:
+        """Call the function; raise what it raises, or ValueError if the arguments don't fit it."""
+        values = self.arguments.model_validate_json(payload)
+        arguments = {name: getattr(values, name) for name in values.model_fields_set}
+        await self.function(run, **arguments)  # type: ignore[call-arg]
+
+    def _check_cron(self, cron: str) -> None:
+        if len(cron.split()) != 5 or not croniter.is_valid(cron):
+            raise ValueError(f'The job {self.name} needs a cron such as "0 3 * * *", not {cron!r}')
+        if any(field.is_required() for field in self.arguments.model_fields.values()):
+            raise TypeError(f"The job {self.name} has a cron, so each argument needs a default")
+
+
+def job(
+    *,
+    attempts: int = 5,
+    timeout: float = 30,
+    queue: str = "default",
+    priority: int = 0,
+    cron: str | None = None,
+    name: str = "",
+) -> Callable[[Function[P]], Job[P]]:
+    """Make a job of an async function, whose first parameter is a `Run`.
+
+    It runs at most `attempts` times, and `timeout` seconds each time. A higher `priority` runs
+    first. `cron` has five fields, in UTC. `name` is the function's: jobs that wait under a name
+    that no release knows any more are never run.
+    """
+
+    def decorate(function: Function[P]) -> Job[P]:
+        return Job(
+            function,
+            name=name,
+            attempts=attempts,
+            timeout=timeout,
+            queue=queue,
+            priority=priority,
+            cron=cron,
+        )
+
+    return decorate
+
+
+def _arguments(name: str, function: Callable[..., Any]) -> type[BaseModel]:
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or not inspect.iscoroutinefunction(function):
+        raise TypeError(f"The job {name} should be: async def {name}(run: Run, ...) -> None")
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for parameter in parameters[1:]:
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"The job {name} can't have the parameter {parameter}")
+        if parameter.name in OPTIONS or parameter.name not in hints:
+            raise TypeError(f"The job {name}: rename or annotate the parameter {parameter.name}")
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (hints[parameter.name], default)
+    strict = ConfigDict(strict=True, extra="forbid")
+    model: type[BaseModel] = create_model(name, __config__=strict, **fields)
+    return model
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    """Return what the job's log lines and spans need, and whether it has a key."""
+    headers: dict[str, str] = {} if key is None else {"key": key}
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    if request_id is not None:
+        headers["request_id"] = request_id
+    propagate.inject(headers)
+    return headers
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location))

@@ -1,0 +1,44 @@
+"""The worker's metrics."""
+
+from prometheus_client import Gauge, Histogram
+
+from ..metrics import REGISTRY
+from .queue import WorkerDriver
+
+DURATION = Histogram(
+    "job_duration_seconds",
+    "Duration of the runs of jobs, by their outcome; its count is their number.",
+    ["job", "outcome"],
+    buckets=(0.01, 0.1, 1, 10, 60, 600),
+    registry=REGISTRY,
+)
+RUNNING = Gauge("jobs_running", "Jobs that this worker runs.", registry=REGISTRY)
+# Each worker reports the same numbers of the whole queue: use max, not sum.
+QUEUED = Gauge("jobs_queued", "Jobs that wait, delayed ones included.", ["job"], registry=REGISTRY)
+FAILED = Gauge("jobs_failed", "Failed jobs, kept to be retried.", ["job"], registry=REGISTRY)
+OLDEST_DUE = Gauge(
+    "jobs_oldest_due_seconds",
+    "How long the oldest job that is due has been waiting; 0 if none is.",
+    registry=REGISTRY,
+)
+
+STATE = """
+SELECT entrypoint, count(*) FILTER (WHERE status = 'queued') AS queued,
+    count(*) FILTER (WHERE status = 'failed') AS failed,
+    extract(epoch FROM now() - min(execute_after) FILTER (WHERE status = 'queued'))::float AS due
+FROM jobs.pgqueuer GROUP BY entrypoint
+"""
+
+
+async def measure(driver: WorkerDriver, names: set[str]) -> None:
+    """Count the jobs of the whole queue."""
+    rows = {str(row["entrypoint"]): row for row in await driver.fetch(STATE)}
+    for gauge, column in ((QUEUED, "queued"), (FAILED, "failed")):
+        gauge.clear()
+        for name in names | rows.keys():
+            gauge.labels(name).set(_number(rows.get(name, {}).get(column)))
+    OLDEST_DUE.set(max(0.0, *(_number(row["due"]) for row in rows.values()), 0.0))
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -1,0 +1,164 @@
+"""PgQueuer on the connections of SQLAlchemy: its names in the database, its drivers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from pgqueuer.adapters.persistence.qb import (
+    QueryBuilderEnvironment,
+    QueryQueueBuilder,
+    QuerySchedulerBuilder,
+)
+from pgqueuer.adapters.persistence.queries import Queries
+from pgqueuer.domain.settings import DBSettings, Durability
+from pgqueuer.domain.types import Channel
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+
+from ..database import faults, postgresql
+
+# In a schema of its own, which `alembic check` does not look at. Each name is given: PgQueuer
+# would read the others from variables such as CHANNEL and FUNCTION.
+SCHEMA = "jobs"
+NAMES = DBSettings(
+    prefix="",
+    db_schema=SCHEMA,
+    channel=Channel(SCHEMA),
+    function="fn_pgqueuer_changed",
+    trigger="tg_pgqueuer_changed",
+    statistics_table="pgqueuer_statistics",
+    queue_status_type="pgqueuer_status",
+    queue_table="pgqueuer",
+    queue_table_log="pgqueuer_log",
+    schedules_table="pgqueuer_schedules",
+    durability=Durability.durable,
+    widen_id=True,
+)
+# While the database is down.
+PAUSE_SECONDS = 0.5
+# Each change of a row is announced; so often a worker looks at most.
+LEAST_SECONDS_BETWEEN_NOTICES = 0.02
+
+Rows = list[dict[str, object]]
+Notice = Callable[[str | bytes | bytearray], None]
+
+logger = structlog.get_logger()
+
+
+def queries(driver: Any) -> Queries:
+    """Return PgQueuer's statements for its tables in the schema `jobs`."""
+    return Queries(driver, *builders())
+
+
+def builders() -> tuple[QueryBuilderEnvironment, QueryQueueBuilder, QuerySchedulerBuilder]:
+    return QueryBuilderEnvironment(NAMES), QueryQueueBuilder(NAMES), QuerySchedulerBuilder(NAMES)
+
+
+async def run(connection: AsyncConnection, statement: str, args: tuple[object, ...]) -> Rows:
+    """Run a statement with parameters as asyncpg writes them: $1, $2."""
+    # Not asyncpg's own connection: SQLAlchemy begins the transaction with its first statement.
+    result = await connection.exec_driver_sql(statement, args or None)
+    return [dict(row) for row in result.mappings()] if result.returns_rows else []
+
+
+class SessionDriver:
+    """Runs statements in the transaction of a session."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def fetch(self, query: str, *args: object) -> Rows:
+        return await run(await self.session.connection(), query, args)
+
+    async def execute(self, query: str, *args: object) -> str:
+        await self.fetch(query, *args)
+        return ""
+
+    async def notify(self, channel: str, payload: str) -> None:
+        await self.fetch("SELECT pg_notify($1, $2)", channel, payload)
+
+
+class WorkerDriver:
+    """Runs each statement by itself, and waits for the database while that is down."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = postgresql.reading(engine)
+        self.stopped = asyncio.Event()
+        self.listening: list[asyncio.Task[None]] = []
+
+    async def fetch(self, query: str, *args: object) -> Rows:
+        while True:
+            try:
+                async with self.engine.connect() as connection:
+                    return await run(connection, query, args)
+            except (exc.DBAPIError, exc.TimeoutError) as error:
+                if not _is_down(error) or self.stopped.is_set():
+                    raise
+                logger.warning("database is down", error=faults.reason(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopped.wait(), PAUSE_SECONDS)
+
+    async def execute(self, query: str, *args: object) -> str:
+        await self.fetch(query, *args)
+        return ""
+
+    async def notify(self, channel: str, payload: str) -> None:
+        await self.fetch("SELECT pg_notify($1, $2)", channel, payload)
+
+    async def add_listener(self, channel: str, callback: Notice) -> None:
+        listening = self._listen(channel, Notices(callback))
+        self.listening.append(asyncio.create_task(listening))
+
+    async def _listen(self, channel: str, notices: Notices) -> None:
+        while True:
+            with suppress(exc.DBAPIError, exc.TimeoutError):
+                async with self.engine.connect() as connection:
+                    raw: Any = (await connection.get_raw_connection()).driver_connection
+                    closed = asyncio.Event()
+                    raw.add_termination_listener(lambda _, closed=closed: closed.set())
+                    await raw.add_listener(channel, notices)
+                    # What was announced while nobody listened is found by polling.
+                    await closed.wait()
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def __aenter__(self) -> WorkerDriver:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self.listening:
+            task.cancel()
+        await asyncio.gather(*self.listening, return_exceptions=True)
+        self.listening.clear()
+
+
+class Notices:
+    """Passes on what PostgreSQL announces, but not each of many changes."""
+
+    def __init__(self, callback: Notice) -> None:
+        self.callback = callback
+        self.timer: asyncio.TimerHandle | None = None
+        self.held: str | None = None
+
+    def __call__(self, connection: object, pid: int, channel: str, payload: str) -> None:
+        if "table_changed_event" not in payload:
+            self.callback(payload)
+        elif self.timer:
+            self.held = payload
+        else:
+            self.callback(payload)
+            loop = asyncio.get_running_loop()
+            self.timer = loop.call_later(LEAST_SECONDS_BETWEEN_NOTICES, self._resume)
+
+    def _resume(self) -> None:
+        self.timer = None
+        if self.held:
+            self.callback(self.held)
+            self.held = None
+
+
+def _is_down(error: exc.DBAPIError | exc.TimeoutError) -> bool:
+    return isinstance(error, exc.TimeoutError) or postgresql.is_down(error)

@@ -1,0 +1,45 @@
+"""The tables of the queue, in a schema of their own; `migrations/env.py` calls `migrate`."""
+
+from typing import Any
+
+import asyncpg
+from pgqueuer.adapters.drivers.asyncpg import AsyncpgDriver
+from sqlalchemy import Connection
+
+from .queue import queries
+
+__all__ = ["migrate"]
+
+# PgQueuer gives a job whose worker ended to another one without counting the attempt.
+COUNT_CRASHES = (
+    """
+    CREATE OR REPLACE FUNCTION jobs.count_crash() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.attempts := OLD.attempts + 1;
+        RETURN NEW;
+    END $$
+    """,
+    """
+    CREATE OR REPLACE TRIGGER count_crash BEFORE UPDATE OF status ON jobs.pgqueuer FOR EACH ROW
+    WHEN (OLD.status = 'picked' AND NEW.status = 'picked'
+        AND OLD.queue_manager_id IS DISTINCT FROM NEW.queue_manager_id)
+    EXECUTE FUNCTION jobs.count_crash()
+    """,
+)
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the queue's tables to what the installed PgQueuer needs; leave them if they are so.
+
+    It runs with the migrations, in their transaction. So a newer PgQueuer needs no migration of
+    yours, only `make migrate`.
+    """
+    driver_connection: Any = connection.connection.dbapi_connection
+    driver_connection.run_async(_converge)
+
+
+async def _converge(connection: asyncpg.Connection) -> None:
+    # asyncpg alone runs several statements at once, and what PgQueuer plans may contain them.
+    plan = await queries(AsyncpgDriver(connection)).plan_upgrade()
+    for statement in (*plan.statements, *COUNT_CRASHES):
+        await connection.execute(statement)

@@ -1,0 +1,184 @@
+"""The worker: a process that runs jobs, with probes and metrics of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+import structlog
+from pgqueuer.adapters.persistence.queries import Queries
+from pgqueuer.core.qm import QueueManager
+from pgqueuer.domain import models, types
+from pgqueuer.ports.repository import EntrypointExecutionParameter
+
+from .. import app as chassis_app
+from .. import settings as chassis_settings
+from ..database import Database
+from ..feature import Feature
+from ..service import Service, settings_of, state_of
+from . import metrics, schedule
+from .feature import Settings, jobs_of
+from .job import Job
+from .queue import NAMES, WorkerDriver, builders
+from .runs import Executor, Running
+
+# A worker that was not heard of for so long has ended: others run its jobs.
+LEASE = timedelta(seconds=30)
+MEASURE_SECONDS = 10.0
+PAUSE_SECONDS = 1.0
+# Of the grace, to give back what still runs.
+GIVE_BACK_SECONDS = 0.5
+# Looked at so seldom, the worker is not ready.
+STUCK_SECONDS = 30.0
+
+logger = structlog.get_logger()
+
+
+class WorkerQueries(Queries):
+    """Claims as many jobs as the worker has room for."""
+
+    def __init__(self, worker: Worker) -> None:
+        driver: Any = worker.driver
+        super().__init__(driver, *builders())
+        self.worker = worker
+
+    async def dequeue(
+        self,
+        batch_size: int,
+        entrypoints: dict[types.QueueEntrypoint, EntrypointExecutionParameter],
+        queue_manager_id: types.QueueManagerId,
+        global_concurrency_limit: int | None,
+        heartbeat_timeout: timedelta,
+    ) -> list[models.Job]:
+        jobs: list[models.Job] = []
+        if room := self.worker.room():
+            jobs = await super().dequeue(
+                room, entrypoints, queue_manager_id, None, heartbeat_timeout
+            )
+        self.worker.looked_at = time.monotonic()
+        return jobs
+
+
+class Worker:
+    """The state of the worker's feature."""
+
+    def __init__(self, service: Service, jobs: Sequence[Job[Any]]) -> None:
+        self.service = service
+        self.settings = settings_of(service, Settings)
+        self.database = state_of(service, Database)
+        self.driver = WorkerDriver(self.database.engine)
+        chosen = self.settings.worker_queues
+        self.jobs = [job for job in [*jobs, schedule.prune] if not chosen or job.queue in chosen]
+        self.running = Running()
+        self.looked_at = 0.0
+        self.manager = self._manager()
+
+    def _manager(self) -> QueueManager:
+        manager = QueueManager(WorkerQueries(self), NAMES.channel)
+        manager.shutdown = self.driver.stopped
+        for job in self.jobs:
+            manager.register_executor(
+                job.name, Executor(job, self.service, self.driver, self.running)
+            )
+        return manager
+
+    def room(self) -> int:
+        return max(0, self.settings.worker_concurrency - len(self.manager.job_context))
+
+    async def run(self) -> None:
+        """Run jobs until the service stops, then finish within the grace or give them back."""
+        working = asyncio.create_task(self._again_and_again(self._work))
+        others = [
+            asyncio.create_task(self._again_and_again(self._tick)),
+            asyncio.create_task(self._again_and_again(self._measure)),
+        ]
+        await self.service.stop.wait()
+        self.driver.stopped.set()
+        for task in others:
+            task.cancel()
+        grace = max(0.0, self.service.settings.shutdown_grace_seconds - GIVE_BACK_SECONDS)
+        await asyncio.wait([working], timeout=grace)
+        self.running.give_back()
+        await asyncio.wait([working, *others])
+
+    async def _again_and_again(self, step: Callable[[], Awaitable[float]]) -> None:
+        while not self.driver.stopped.is_set():
+            try:
+                pause = await step()
+            except Exception as error:
+                logger.warning("the worker pauses", step=step.__name__, error=repr(error))
+                pause = PAUSE_SECONDS
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.driver.stopped.wait(), pause)
+
+    async def _work(self) -> float:
+        self.manager = self._manager()
+        await self.manager.run(
+            dequeue_timeout=timedelta(seconds=self.settings.worker_poll_seconds),
+            batch_size=self.settings.worker_concurrency,
+            heartbeat_timeout=LEASE,
+            # Prometheus keeps statistics.
+            log_aggregation_interval=timedelta(0),
+        )
+        return 0
+
+    async def _tick(self) -> float:
+        await schedule.begin(self.database.sessions, self.jobs)
+        while True:  # noqa: ASYNC110 - the next tick is a time, not an event
+            await asyncio.sleep(await schedule.tick(self.database.sessions, self.jobs))
+
+    async def _measure(self) -> float:
+        await metrics.measure(self.driver, {job.name for job in self.jobs})
+        return MEASURE_SECONDS
+
+
+async def check(service: Service) -> None:
+    """Raise unless the worker looked for jobs a short while ago."""
+    if time.monotonic() - state_of(service, Worker).looked_at > STUCK_SECONDS:
+        raise RuntimeError("the worker does not reach its queue")
+
+
+def create_worker(settings: chassis_settings.Settings | None = None) -> Service:
+    """Build the worker of the application: its features without their routes and checks."""
+    application = import_module(f"{chassis_settings.PACKAGE}.app").create_app(settings)
+    return worker_of(application)
+
+
+def worker_of(application: Service) -> Service:
+    jobs = jobs_of(application.features)
+    if not jobs:
+        raise TypeError("create_app has no jobs.feature(...) in its features")
+    # At info, PgQueuer writes a line of its own for each retry.
+    logging.getLogger("pgqueuer").setLevel(logging.WARNING)
+    # No balancer sends requests to a worker, so it need not wait for one.
+    changes = {"shutdown_delay_seconds": 0, "docs_enabled": False}
+    return chassis_app.create_app(
+        application.settings.model_copy(update=changes),
+        title=f"{application.title}: worker",
+        version=application.version,
+        features=[*(_inner(it) for it in application.features[1:]), _worker(jobs)],
+    )
+
+
+def _inner(feature: Feature) -> Feature:
+    checks = feature.checks if feature.name == "database" else {}
+    return replace(feature, checks=checks, routers=(), middleware=(), describe=None)
+
+
+def _worker(jobs: Sequence[Job[Any]]) -> Feature:
+    @asynccontextmanager
+    async def lifespan(service: Service) -> AsyncIterator[Worker]:
+        worker = Worker(service, jobs)
+        running = asyncio.create_task(worker.run())
+        yield worker
+        service.stop.set()
+        await running
+
+    return Feature(name="worker", settings=Settings, lifespan=lifespan, checks={"worker": check})
