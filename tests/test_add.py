@@ -35,7 +35,9 @@ def test_make_add_lists_what_the_project_has_and_a_command_for_all_else(render: 
     present, absent = told.split("It can add:\n")
     assert {line.split()[2] for line in present.splitlines()[1:]} == {"FEATURE=sqlite", "FEATURE=github"}
     everything = {f"FEATURE={choice}" for choices in QUESTIONS.values() for choice in choices}
-    assert {line.split()[2] for line in absent.splitlines()} == everything - {"FEATURE=sqlite", "FEATURE=github"}
+    assert {line.split()[2] for line in absent.splitlines()} == everything - {"FEATURE=sqlite", "FEATURE=github"} | {
+        "FEATURE=jobs"
+    }
     assert "instead of sqlite" in absent
     assert run("make", "remove", cwd=project).stdout == present
 

@@ -20,7 +20,7 @@ OTHERS = [name for name in CHOICES if name not in NEEDS]
 COMBINATIONS = [
     dict(zip(NEEDS, values, strict=True)) for values in itertools.product(*(CHOICES[name] for name in NEEDS))
 ]
-EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt"}
+EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql"}
 # Each choice of a question meets each choice of each other at least once: among the needs, and
 # each such set of needs with the other answers.
 PAIRS = make({name: CHOICES[name] for name in NEEDS})

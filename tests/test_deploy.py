@@ -307,6 +307,26 @@ def test_every_set_of_answers_holds_together(built: Any, render: Any, answers: d
         validate(json.dumps(manifest), version)
 
 
+def test_workers_run_under_the_rules_of_the_service(built: Any) -> None:
+    """But for their command, their number and their names; and nothing sends requests to them."""
+    manifests = built("production", **EVERYTHING, jobs="postgresql")
+    service, worker = (manifest for manifest in manifests if manifest["kind"] == "Deployment")
+    name = service["metadata"]["name"]
+    assert worker["metadata"].pop("name") == f"{service['metadata'].pop('name')}-worker"
+    assert worker["spec"].pop("replicas") > 1
+    containers(worker["spec"]["template"])[0]["name"] = containers(service["spec"]["template"])[0]["name"]
+    assert containers(worker["spec"]["template"])[0].pop("command") == ["python", "-m", "my_service", "worker"]
+    chosen = worker["spec"]["selector"]["matchLabels"]
+    assert chosen == {NAME: name, COMPONENT: "worker"}
+    budgets = [manifest["spec"] for manifest in manifests if manifest["kind"] == "PodDisruptionBudget"]
+    assert [budget["selector"]["matchLabels"][COMPONENT] for budget in budgets] == ["server", "worker"]
+    assert budgets[0] | {"selector": 0} == budgets[1] | {"selector": 0}
+    assert only(manifests, "Service")["spec"]["selector"][COMPONENT] == "server"
+    assert json.loads(json.dumps(worker).replace('"worker"', '"server"')) == service
+    for manifest, version in itertools.product(built("production", **EVERYTHING, jobs="postgresql"), KUBERNETES):
+        validate(json.dumps(manifest), version)
+
+
 def put(kind: str, path: str, value: Any) -> Callable[[list[Manifest]], None]:
     """Return a change of the manifest of `kind`: `value` at `path`, or nothing there where it is `...`."""
 

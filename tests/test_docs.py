@@ -25,7 +25,14 @@ PACKAGE = "src/my_service"
 ANSWERS = [
     {"ci": "none"},
     {"database": "sqlite", "cache": "redis", "auth": "api-key"},
-    {"database": "postgresql", "cache": "redis", "auth": "jwt", "ci": "gitlab", "deploy": "kubernetes"},
+    {
+        "database": "postgresql",
+        "cache": "redis",
+        "auth": "jwt",
+        "jobs": "postgresql",
+        "ci": "gitlab",
+        "deploy": "kubernetes",
+    },
 ]
 
 
@@ -225,7 +232,7 @@ def test_redis_is_removed_by_hand_as_the_chassis_says(installed_with: Any, tmp_p
     shutil.copytree(installed_with(**ANSWERS[1]), project, symlinks=True, ignore=ignored)
     text = (project / PACKAGE / "chassis/README.md").read_text()
     cells = {
-        row.split("|")[1].strip()[:2]: re.split(r"(?<!\\)\|", row)[3] for row in text.splitlines() if row[:3] > "| 0"
+        row.split("|")[1].strip()[:2]: re.split(r"(?<!\\)\|", row)[4] for row in text.splitlines() if row[:3] > "| 0"
     }
     for name in re.findall("`(.*?)`", cells["1."]):
         path = project / (name if name.startswith(("tests", "ops")) else f"{PACKAGE}/{name}")

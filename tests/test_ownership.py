@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, copy, features_only, files, make_check, run
 
-EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt"}
+EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql"}
 # Together they render every file.
 SETS = [
     {},

@@ -71,7 +71,7 @@ def test_its_scripts_pass_shellcheck(render: Any, answers: dict[str, str]) -> No
     run("shellcheck", "-x", *sorted(project.glob("ops/*.sh")), *sorted(project.glob("deploy/*.sh")))
 
 
-EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "deploy": "kubernetes"}
+EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql", "deploy": "kubernetes"}
 
 
 @pytest.mark.parametrize(("answers", "most"), [({}, 110), (EVERYTHING, 140)], ids=["nothing", "everything"])

@@ -31,7 +31,14 @@ SINGLE_ANSWERS = [{name: choice} for name, choices in CHOICES.items() for choice
 
 
 # Each feature once: what a project with everything has.
-EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "deploy": "kubernetes", "license": "MIT"}
+EVERYTHING = {
+    "database": "postgresql",
+    "cache": "redis",
+    "auth": "jwt",
+    "jobs": "postgresql",
+    "deploy": "kubernetes",
+    "license": "MIT",
+}
 
 
 def releases() -> dict[str, str]:
@@ -207,13 +214,15 @@ def offers(question: dict[str, Any], answer: str) -> bool:
 
 def owned_by(project: Path) -> dict[str, bytes]:
     """Read what no update touches: the example and the migrations, once made."""
-    owned = ("src/my_service/items/", "migrations/versions/", "tests/test_items.py")
+    owned = ("src/my_service/items/", "migrations/versions/", "tests/test_items.py", "tests/test_item_jobs.py")
     return {name: text for name, text in tree(project).items() if name.startswith(owned)}
 
 
 def fresh(project: Path, expected: Path) -> dict[str, bytes]:
     """Return a fresh copy of the next release, but with what `project` owns once made."""
     owned, brought = owned_by(project), owned_by(expected)
+    # What jobs bring to the example comes with them, not with the database.
+    brought = {name: text for name, text in brought.items() if "jobs" not in name}
     kept = {name: text for name, text in tree(expected).items() if not owned or name not in brought}
     return {**kept, **owned}
 
@@ -393,7 +402,7 @@ def test_example_and_migrations_are_the_owners_once_made(
     (project / "src/my_service/items/service.py").unlink()
     test.unlink()
     commit(project, "our work")
-    owned = ("src/my_service/items/", "migrations/versions/", "tests/test_items.py")
+    owned = ("src/my_service/items/", "migrations/versions/", "tests/test_items.py", "tests/test_item_jobs.py")
     kept = {name: content for name, content in tree(project).items() if name.startswith(owned)}
     assert "THEIRS" not in migration.read_text()
 
