@@ -14,7 +14,7 @@ HERE = ROOT / "template/src/{{package_name}}"
 @pytest.fixture(scope="session")
 def everything(installed_with: Callable[..., Path]) -> Path:
     """A project with the libraries of every answer."""
-    project = installed_with(database="postgresql", cache="redis", auth="jwt")
+    project = installed_with(database="postgresql", cache="redis", auth="jwt", jobs="postgresql")
     run("uv", "pip", "install", "--quiet", "aiosqlite", cwd=project)
     return project
 
