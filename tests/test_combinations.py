@@ -15,15 +15,26 @@ from conftest import CHOICES, features_only, files, make_check, run
 from covertable import make
 
 # The answers that decide what Python code a project has, and those that don't.
-NEEDS = ("database", "cache", "auth")
+NEEDS = ("database", "jobs", "cache", "auth")
 OTHERS = [name for name in CHOICES if name not in NEEDS]
+
+
+def allowed(answers: dict[str, str]) -> bool:
+    return answers["jobs"] in ("none", answers["database"])
+
+
 COMBINATIONS = [
-    dict(zip(NEEDS, values, strict=True)) for values in itertools.product(*(CHOICES[name] for name in NEEDS))
+    answers
+    for values in itertools.product(*(CHOICES[name] for name in NEEDS))
+    if allowed(answers := dict(zip(NEEDS, values, strict=True)))
 ]
 EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql"}
 # Each choice of a question meets each choice of each other at least once: among the needs, and
 # each such set of needs with the other answers.
-PAIRS = make({name: CHOICES[name] for name in NEEDS})
+PAIRS = make(
+    {name: CHOICES[name] for name in NEEDS},
+    constraints=[{"operator": "fn", "requires": ["database", "jobs"], "evaluate": allowed}],
+)
 # Each module of a feature is in one of these; `tests/test_quality.py` has the project without any.
 COVERED = [EVERYTHING, {"database": "sqlite", "cache": "redis", "auth": "api-key"}]
 SETS = make({"needs": [str(number) for number in range(len(PAIRS))], **{name: CHOICES[name] for name in OTHERS}})

@@ -231,9 +231,7 @@ def test_redis_is_removed_by_hand_as_the_chassis_says(installed_with: Any, tmp_p
     ignored = shutil.ignore_patterns(".venv")
     shutil.copytree(installed_with(**ANSWERS[1]), project, symlinks=True, ignore=ignored)
     text = (project / PACKAGE / "chassis/README.md").read_text()
-    cells = {
-        row.split("|")[1].strip()[:2]: re.split(r"(?<!\\)\|", row)[4] for row in text.splitlines() if row[:3] > "| 0"
-    }
+    cells = {row[2:4]: re.split(r"(?<!\\)\|", row)[4] for row in text.splitlines() if re.match(r"\| \d\.", row)}
     for name in re.findall("`(.*?)`", cells["1."]):
         path = project / (name if name.startswith(("tests", "ops")) else f"{PACKAGE}/{name}")
         if path.is_dir():

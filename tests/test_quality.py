@@ -74,7 +74,7 @@ def test_its_scripts_pass_shellcheck(render: Any, answers: dict[str, str]) -> No
 EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql", "deploy": "kubernetes"}
 
 
-@pytest.mark.parametrize(("answers", "most"), [({}, 110), (EVERYTHING, 140)], ids=["nothing", "everything"])
+@pytest.mark.parametrize(("answers", "most"), [({}, 110), (EVERYTHING, 145)], ids=["nothing", "everything"])
 def test_the_makefile_and_its_recipes_are_short(render: Any, answers: dict[str, str], most: int) -> None:
     """Longer logic is a script in ops/, where a variable is text."""
     makefile = (render(**answers) / "Makefile").read_text()
