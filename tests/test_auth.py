@@ -50,9 +50,16 @@ COMMON = {
     *(f"{TESTS}/{name}.py" for name in ("__init__", "callers", "test_callers")),
 }
 ADDED = {
-    "api-key": {*COMMON, f"{CHASSIS}/api_key.py", f"{TESTS}/keys.py", f"{TESTS}/test_api_key.py"},
+    "api-key": {
+        *COMMON,
+        "ops/dev/api_key.py",
+        f"{CHASSIS}/api_key.py",
+        f"{TESTS}/keys.py",
+        f"{TESTS}/test_api_key.py",
+    },
     "jwt": {
         *COMMON,
+        "ops/dev/jwt.py",
         "ops/issuer.py",
         f"{CHASSIS}/jwks.py",
         f"{CHASSIS}/jwt.py",
