@@ -143,7 +143,7 @@ def test_whatever_is_accepted_is_formatted_and_typed_and_migrates(generator: Any
         accepted.append(definition)
 
     write()
-    assert len(accepted) > 12
+    assert len(accepted) > 9
     project = Path(shutil.copytree(generator.project.root, tmp_path / "project", ignore=no_bytecode))
     generator.writing.write(project, generator.writing.formatted(generator.project, texts))
     run("make", "lint", cwd=project)
