@@ -27,7 +27,8 @@ HEADING = re.compile(r"(?m)^## (\d+\.\d+\.\d+)$")
 # Later than each release: the version under which the working tree is released to these tests.
 NEXT = "v999.0.0"
 AFTER_NEXT = "v999.1.0"
-SINGLE_ANSWERS = [{name: choice} for name, choices in CHOICES.items() for choice in choices[1:]]
+NEEDED = {"jobs": {"database": "postgresql"}}
+SINGLE_ANSWERS = [{**NEEDED.get(name, {}), name: choice} for name, choices in CHOICES.items() for choice in choices[1:]]
 
 
 # Each feature once: what a project with everything has.
