@@ -367,7 +367,9 @@ def test_an_edited_project_keeps_every_edit(start: Any, released: Any, merge_int
 
 @pytest.mark.parametrize(("name", "choice"), [(name, choice) for name in CHOICES for choice in CHOICES[name][1:]])
 def test_an_answer_changes_there_and_back(start: Any, released: Any, merge_into: Any, name: str, choice: str) -> None:
-    project, default, chosen = start(NEXT), released(NEXT), released(NEXT, **{name: choice})
+    needed = NEEDED.get(name, {})
+    project, default = start(NEXT, **needed), released(NEXT, **needed)
+    chosen = released(NEXT, **needed, **{name: choice})
     assert merge_into(project, default, chosen).conflicts == {}
     assert tree(project) == tree(chosen)
     commit(project, "there")
