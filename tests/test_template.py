@@ -1,6 +1,7 @@
 """The template itself: it stays readable, and the documents know it."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,10 @@ def test_each_release_without_a_tag_gets_one(tmp_path: Path) -> None:
         "git", "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/tags", cwd=tmp_path / "hub.git"
     )
     assert dict(line.split() for line in listed.stdout.splitlines()) == commits
+
+
+def test_every_file_of_tests_is_run() -> None:
+    """`testpaths` names them in the order in which a user meets things."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        named = tomllib.load(file)["tool"]["pytest"]["testpaths"]
+    assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/test_*.py"))
