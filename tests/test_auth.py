@@ -575,7 +575,8 @@ def served(installed_with: Any, tmp_path: Path) -> Iterator[Callable[..., tuple[
     yield serve
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=60)
 
 
 def test_make_dev_has_the_development_issuer_until_it_ends(served: Any) -> None:

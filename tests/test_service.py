@@ -28,9 +28,14 @@ def serve(project: Path, *command: str, **environment: str) -> Iterator[tuple[su
     try:
         yield process, f"http://127.0.0.1:{port}"
     finally:
+        # What make dev starts has a session of its own: it ends only if make dev can end it.
         if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+            process.communicate()
 
 
 def test_the_service_responds_and_prints_only_json_lines(installed: Path) -> None:
