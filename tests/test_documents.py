@@ -14,7 +14,7 @@ ON = {"database": "postgresql", "cache": "redis", "auth": "jwt", "ci": "github",
 OTHERS = {"database": "sqlite", "auth": "api-key", "ci": "gitlab"}
 OURS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-# What an engineer who never saw this project stops at; shared/STYLE's table, as far as a pattern can say it.
+# What an engineer who never saw this project stops at, as far as a pattern can say it.
 ODD = re.compile(
     r"(?i)\b(be rid of|mends?|mended|is away|are away|the template's news|a word of|price:|"
     r"tells|hears?|answers anew|answered anew|it answers at)\b"
