@@ -173,8 +173,9 @@ def test_args_are_split_into_arguments_and_quotes_group_them(called: Any) -> Non
     assert called("down", ARGS=given)[-1] == ["compose", "down", "--remove-orphans", *words]
 
 
-def test_the_tests_run_in_one_process_if_redis_url_names_a_redis(installed: Path) -> None:
+def test_the_tests_run_in_one_process_if_redis_url_names_a_redis(installed_with: Any) -> None:
     """Each process needs a Redis of its own."""
+    installed = installed_with(database="sqlite", cache="redis", auth="api-key")
     program = "from tests.chassis.fixtures import pytest_xdist_auto_num_workers as workers; print(workers())"
     told = [
         run(installed / ".venv/bin/python", "-c", program, cwd=installed, env={**os.environ, **given}).stdout
