@@ -72,9 +72,7 @@ class Decimals(Number):
         return str(end) if "." not in str(end) else f'Decimal("{end}")'
 
     def samples(self) -> tuple[Decimal, Decimal]:
-        least, most = self.ends()
-        low = least if self.low is None else self.low
-        high = most if self.high is None else self.high
+        low, high = self.inside()
         for start in (Decimal("12.5"), Decimal(3), Decimal(0)):
             exact = -start.as_tuple().exponent <= self.count  # type: ignore[operator]
             if exact and low <= start < high:
@@ -91,9 +89,8 @@ class Decimals(Number):
 
     @property
     def unique(self) -> str | None:
-        least, most = self.ends()
+        _, high = self.inside()
         low = Decimal(0) if self.low is None else self.low
-        high = most if self.high is None else self.high
         if high - low < FEW:
             return None
         places = f".{'0' * self.count}" if self.count else ""
@@ -102,15 +99,11 @@ class Decimals(Number):
 
     @property
     def wrong(self) -> tuple[str, ...]:
-        least, most = self.ends()
-        low = least if self.low is None else self.low
-        high = most if self.high is None else self.high
+        low, high = self.inside()
         finer = f'"0.{"0" * self.count}1"'
         return self.shown(low - self.step), self.shown(high + self.step), finer, 'float("nan")'
 
     @property
     def most(self) -> tuple[str, ...]:
-        least, most = self.ends()
-        low = least if self.low is None else self.low
-        high = most if self.high is None else self.high
+        low, high = self.inside()
         return self.shown(low), self.shown(high)

@@ -1,6 +1,7 @@
 """The types of numbers except decimals, and what these share with them."""
 
 import re
+from abc import ABC, abstractmethod
 from decimal import InvalidOperation
 from typing import Any
 
@@ -17,19 +18,25 @@ def source(number: Any) -> str:
     return ENDS.get(number, str(number))
 
 
-class Number(Kind):
+class Number(Kind, ABC):
     """What the types with bounds share."""
 
     low: Any = None
     high: Any = None
     step: Any = 1
 
+    @abstractmethod
     def convert(self, text: str) -> Any:
-        raise NotImplementedError
+        """Return the number that a text means; raise ValueError if it is none."""
 
+    @abstractmethod
     def ends(self) -> tuple[Any, Any]:
         """Return the smallest and the largest value that the column can hold."""
-        raise NotImplementedError
+
+    def inside(self) -> tuple[Any, Any]:
+        """Return the smallest and the largest value that the field can have."""
+        least, most = self.ends()
+        return least if self.low is None else self.low, most if self.high is None else self.high
 
     def bound(self, args: str, example: str) -> None:
         self.low, self.high = self.span(args, self.convert, example)
@@ -94,10 +101,6 @@ class Int(Number):
 
     def ends(self) -> tuple[int, int]:
         return -self.largest - 1, self.largest
-
-    def inside(self) -> tuple[int, int]:
-        least, most = self.ends()
-        return least if self.low is None else self.low, most if self.high is None else self.high
 
     @property
     def value(self) -> str:
