@@ -111,8 +111,15 @@ class Executor(AbstractEntrypointExecutor):
             await self.driver.fetch(RELEASE_KEY, run.id)
         if run.attempt > self.job.attempts:
             raise CrashedError(f"the worker ended during each of {self.job.attempts} attempts")
-        async with asyncio.timeout(self.job.timeout):
-            await self.job.run(run, payload)
+        try:
+            async with asyncio.timeout(self.job.timeout):
+                await self.job.run(run, payload)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            # PgQueuer would take it for a cancelled job, and delete it.
+            raise RuntimeError("the job awaited a task that was cancelled") from error
 
     def _outcome(self, run: Run, error: Exception | None, cancelled: bool) -> str:
         if cancelled:

@@ -35,7 +35,7 @@ MEASURE_SECONDS = 10.0
 PAUSE_SECONDS = 1.0
 # Of the grace, to give back what still runs.
 GIVE_BACK_SECONDS = 0.5
-# Looked at so seldom, the worker is not ready.
+# A worker that is this late to look for jobs is not ready.
 STUCK_SECONDS = 30.0
 
 logger = structlog.get_logger()
@@ -140,8 +140,10 @@ class Worker:
 
 
 async def check(service: Service) -> None:
-    """Raise unless the worker looked for jobs a short while ago."""
-    if time.monotonic() - state_of(service, Worker).looked_at > STUCK_SECONDS:
+    """Raise if the worker has not looked for jobs for much longer than it may wait."""
+    worker = state_of(service, Worker)
+    longest = worker.settings.worker_poll_seconds + STUCK_SECONDS
+    if time.monotonic() - worker.looked_at > longest:
         raise RuntimeError("the worker does not reach its queue")
 
 
