@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, get_type_hints
 
@@ -45,32 +45,25 @@ class Run:
 Function = Callable[Concatenate[Run, P], Awaitable[None]]
 
 
+@dataclass(kw_only=True, eq=False)
 class Job(Generic[P]):
     """A function that a worker calls; `job` makes one."""
 
-    def __init__(
-        self,
-        function: Function[P],
-        *,
-        name: str = "",
-        attempts: int,
-        timeout: float,
-        queue: str,
-        priority: int,
-        cron: str | None,
-    ) -> None:
-        self.function = function
-        self.name = name or function.__name__
-        self.attempts = attempts
-        self.timeout = timeout
-        self.queue = queue
-        self.priority = priority
-        self.cron = cron
-        if attempts < 1 or timeout <= 0:
+    function: Function[P]
+    name: str
+    attempts: int
+    timeout: float
+    queue: str
+    priority: int
+    cron: str | None
+    arguments: type[BaseModel] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.timeout <= 0:
             raise ValueError(f"The job {self.name} needs at least one attempt, and time to run")
-        self.arguments = _arguments(self.name, function)
-        if cron is not None:
-            self._check_cron(cron)
+        self.arguments = _arguments(self.name, self.function)
+        if self.cron is not None:
+            self._check_cron(self.cron)
 
     async def enqueue(
         self,
@@ -149,8 +142,8 @@ def job(
 
     def decorate(function: Function[P]) -> Job[P]:
         return Job(
-            function,
-            name=name,
+            function=function,
+            name=name or function.__name__,
             attempts=attempts,
             timeout=timeout,
             queue=queue,
