@@ -114,12 +114,14 @@ class Executor(AbstractEntrypointExecutor):
         try:
             async with asyncio.timeout(self.job.timeout):
                 await self.job.run(run, payload)
-        except asyncio.CancelledError as error:
+        except Exception:
+            raise
+        except BaseException as error:
             task = asyncio.current_task()
-            if task and task.cancelling():
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
                 raise
-            # PgQueuer would take it for a cancelled job, and delete it.
-            raise RuntimeError("the job awaited a task that was cancelled") from error
+            # PgQueuer would delete a job that awaited a cancelled task; others would end the worker.
+            raise RuntimeError(f"the job ended with {type(error).__name__}") from error
 
     def _outcome(self, run: Run, error: Exception | None, cancelled: bool) -> str:
         if cancelled:
