@@ -5,17 +5,20 @@ from prometheus_client import Gauge, Histogram
 from ..metrics import REGISTRY
 from .queue import WorkerDriver
 
+# Not `job`: Prometheus gives each metric a label of that name.
 DURATION = Histogram(
     "job_duration_seconds",
     "Duration of the runs of jobs, by their outcome; its count is their number.",
-    ["job", "outcome"],
+    ["job_name", "outcome"],
     buckets=(0.01, 0.1, 1, 10, 60, 600),
     registry=REGISTRY,
 )
 RUNNING = Gauge("jobs_running", "Jobs that this worker runs.", registry=REGISTRY)
 # Each worker reports the same numbers of the whole queue: use max, not sum.
-QUEUED = Gauge("jobs_queued", "Jobs that wait, delayed ones included.", ["job"], registry=REGISTRY)
-FAILED = Gauge("jobs_failed", "Failed jobs, kept to be retried.", ["job"], registry=REGISTRY)
+QUEUED = Gauge(
+    "jobs_queued", "Jobs that wait, delayed ones included.", ["job_name"], registry=REGISTRY
+)
+FAILED = Gauge("jobs_failed", "Failed jobs, kept to be retried.", ["job_name"], registry=REGISTRY)
 OLDEST_DUE = Gauge(
     "jobs_oldest_due_seconds",
     "How long the oldest job that is due has been waiting; 0 if none is.",
