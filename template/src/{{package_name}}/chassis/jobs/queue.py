@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -38,9 +39,9 @@ NAMES = DBSettings(
     durability=Durability.durable,
     widen_id=True,
 )
-# While the database is down.
+# Between two attempts to reach a database that is down.
 PAUSE_SECONDS = 0.5
-# Each change of a row is announced; so often a worker looks at most.
+# PostgreSQL announces each changed row; a worker need not look for jobs that often.
 LEAST_SECONDS_BETWEEN_NOTICES = 0.02
 
 Rows = list[dict[str, object]]
@@ -65,14 +66,11 @@ async def run(connection: AsyncConnection, statement: str, args: tuple[object, .
     return [dict(row) for row in result.mappings()] if result.returns_rows else []
 
 
-class SessionDriver:
-    """Runs statements in the transaction of a session."""
+class Driver(ABC):
+    """What PgQueuer calls to run statements."""
 
-    def __init__(self, session: AsyncSession) -> None:
-        self.session = session
-
-    async def fetch(self, query: str, *args: object) -> Rows:
-        return await run(await self.session.connection(), query, args)
+    @abstractmethod
+    async def fetch(self, query: str, *args: object) -> Rows: ...
 
     async def execute(self, query: str, *args: object) -> str:
         await self.fetch(query, *args)
@@ -82,7 +80,17 @@ class SessionDriver:
         await self.fetch("SELECT pg_notify($1, $2)", channel, payload)
 
 
-class WorkerDriver:
+class SessionDriver(Driver):
+    """Runs statements in the transaction of a session."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def fetch(self, query: str, *args: object) -> Rows:
+        return await run(await self.session.connection(), query, args)
+
+
+class WorkerDriver(Driver):
     """Runs each statement by itself, and waits for the database while that is down."""
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -102,13 +110,6 @@ class WorkerDriver:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopped.wait(), PAUSE_SECONDS)
 
-    async def execute(self, query: str, *args: object) -> str:
-        await self.fetch(query, *args)
-        return ""
-
-    async def notify(self, channel: str, payload: str) -> None:
-        await self.fetch("SELECT pg_notify($1, $2)", channel, payload)
-
     async def add_listener(self, channel: str, callback: Notice) -> None:
         listening = self._listen(channel, Notices(callback))
         self.listening.append(asyncio.create_task(listening))
@@ -122,7 +123,11 @@ class WorkerDriver:
                     raw.add_termination_listener(lambda _, closed=closed: closed.set())
                     await raw.add_listener(channel, notices)
                     # What was announced while nobody listened is found by polling.
-                    await closed.wait()
+                    try:
+                        await closed.wait()
+                    finally:
+                        # Else the pool keeps the connection, which would go on listening.
+                        await connection.invalidate()
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def __aenter__(self) -> WorkerDriver:
@@ -136,7 +141,7 @@ class WorkerDriver:
 
 
 class Notices:
-    """Passes on what PostgreSQL announces, but not each of many changes."""
+    """Passes on what PostgreSQL announces; of many changes only the first and the last."""
 
     def __init__(self, callback: Notice) -> None:
         self.callback = callback
