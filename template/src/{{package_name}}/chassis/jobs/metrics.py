@@ -34,13 +34,13 @@ FROM jobs.pgqueuer GROUP BY entrypoint
 
 
 async def measure(driver: WorkerDriver, names: set[str]) -> None:
-    """Count the jobs of the whole queue."""
+    """Count the jobs of the whole queue; those in `names` have a number even if there are none."""
     rows = {str(row["entrypoint"]): row for row in await driver.fetch(STATE)}
     for gauge, column in ((QUEUED, "queued"), (FAILED, "failed")):
         gauge.clear()
         for name in names | rows.keys():
             gauge.labels(name).set(_number(rows.get(name, {}).get(column)))
-    OLDEST_DUE.set(max(0.0, *(_number(row["due"]) for row in rows.values()), 0.0))
+    OLDEST_DUE.set(max([0.0, *(_number(row["due"]) for row in rows.values())]))
 
 
 def _number(value: object) -> float:

@@ -41,7 +41,7 @@ class CrashedError(Exception):
 
 
 class Running:
-    """The jobs that a worker runs, so that it can give them back."""
+    """The jobs that a worker runs, so that a stop can give them back."""
 
     def __init__(self) -> None:
         self.scopes: set[CancelScope] = set()
@@ -66,12 +66,12 @@ class Running:
 
 
 class Executor(AbstractEntrypointExecutor):
-    """Runs a job for PgQueuer, which expects RetryRequested or another exception if it failed."""
+    """Runs a job for PgQueuer: RetryRequested puts it back, any other exception fails it."""
 
     def __init__(
         self, job: Job[Any], service: Service, driver: WorkerDriver, running: Running
     ) -> None:
-        # PgQueuer checks no function of an executor of one's own.
+        # Only PgQueuer's own executors call the function in here.
         super().__init__(EntrypointExecutorParameters(0, self.execute, on_failure="hold"))
         self.job = job
         self.service = service

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from .job import Job, Run, job
 
-# So many rows in one statement, which has ten seconds.
+# Rows that one statement deletes; it has ten seconds.
 BATCH = 10_000
-# Another release may have changed the schedule, or a clock.
+# Until a worker looks again: another release may have changed a schedule, or somebody the clock.
 LONGEST_PAUSE_SECONDS = 60.0
 
 NOW = text("SELECT now()")
@@ -44,7 +44,7 @@ Sessions = async_sessionmaker[AsyncSession]
 
 
 async def begin(sessions: Sessions, jobs: Sequence[Job[Any]]) -> None:
-    """Add the jobs that have no schedule yet, and forget the crons that they had before."""
+    """Add the schedules that are missing, and delete those of crons that a job no longer has."""
     async with sessions() as session:
         now = await session.scalar(NOW)
         for name, cron in _crons(jobs):
@@ -57,7 +57,7 @@ async def begin(sessions: Sessions, jobs: Sequence[Job[Any]]) -> None:
 async def tick(sessions: Sessions, jobs: Sequence[Job[Any]]) -> float:
     """Enqueue the jobs that are due, and return the seconds until the next tick.
 
-    A tick and its job are one transaction. Of the ticks that no worker saw, the job gets one.
+    One transaction moves the schedule on and enqueues the job. Missed ticks make one job together.
     """
     crons = {(job.name, job.cron): job for job in jobs}
     pause = LONGEST_PAUSE_SECONDS

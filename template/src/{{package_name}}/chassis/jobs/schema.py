@@ -10,7 +10,7 @@ from .queue import queries
 
 __all__ = ["migrate"]
 
-# PgQueuer gives a job whose worker ended to another one without counting the attempt.
+# PgQueuer gives a job whose worker ended to another worker, but does not count the attempt.
 COUNT_CRASHES = (
     """
     CREATE OR REPLACE FUNCTION jobs.count_crash() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -29,7 +29,7 @@ COUNT_CRASHES = (
 
 
 def migrate(connection: Connection) -> None:
-    """Bring the queue's tables to what the installed PgQueuer needs; leave them if they are so.
+    """Create the tables that the installed PgQueuer needs, or change them to what it needs.
 
     It runs with the migrations, in their transaction. So a newer PgQueuer needs no migration of
     yours, only `make migrate`.

@@ -29,11 +29,11 @@ from .job import Job
 from .queue import NAMES, WorkerDriver, builders
 from .runs import Executor, Running
 
-# A worker that was not heard of for so long has ended: others run its jobs.
+# A worker that was not heard from for this long has ended: others run its jobs.
 LEASE = timedelta(seconds=30)
 MEASURE_SECONDS = 10.0
 PAUSE_SECONDS = 1.0
-# Of the grace, to give back what still runs.
+# The end of the grace, in which the worker gives back what still runs.
 GIVE_BACK_SECONDS = 0.5
 # A worker that is this late to look for jobs is not ready.
 STUCK_SECONDS = 30.0
@@ -75,7 +75,8 @@ class Worker:
         self.database = state_of(service, Database)
         self.driver = WorkerDriver(self.database.engine)
         chosen = self.settings.worker_queues
-        self.jobs = [job for job in [*jobs, schedule.prune] if not chosen or job.queue in chosen]
+        # Whatever its queues are: otherwise nobody might prune.
+        self.jobs = [schedule.prune, *(job for job in jobs if not chosen or job.queue in chosen)]
         self.running = Running()
         self.looked_at = 0.0
         self.manager = self._manager()
@@ -94,10 +95,10 @@ class Worker:
 
     async def run(self) -> None:
         """Run jobs until the service stops, then finish within the grace or give them back."""
-        working = asyncio.create_task(self._again_and_again(self._work))
+        working = asyncio.create_task(self._repeat(self._work))
         others = [
-            asyncio.create_task(self._again_and_again(self._tick)),
-            asyncio.create_task(self._again_and_again(self._measure)),
+            asyncio.create_task(self._repeat(self._tick)),
+            asyncio.create_task(self._repeat(self._measure)),
         ]
         await self.service.stop.wait()
         self.driver.stopped.set()
@@ -108,7 +109,7 @@ class Worker:
         self.running.give_back()
         await asyncio.wait([working, *others])
 
-    async def _again_and_again(self, step: Callable[[], Awaitable[float]]) -> None:
+    async def _repeat(self, step: Callable[[], Awaitable[float]]) -> None:
         while not self.driver.stopped.is_set():
             try:
                 pause = await step()
@@ -131,7 +132,7 @@ class Worker:
 
     async def _tick(self) -> float:
         await schedule.begin(self.database.sessions, self.jobs)
-        while True:  # noqa: ASYNC110 - the next tick is a time, not an event
+        while True:  # noqa: ASYNC110 - it waits for a time, not for an event
             await asyncio.sleep(await schedule.tick(self.database.sessions, self.jobs))
 
     async def _measure(self) -> float:
@@ -165,6 +166,7 @@ def worker_of(application: Service) -> Service:
         application.settings.model_copy(update=changes),
         title=f"{application.title}: worker",
         version=application.version,
+        # Without the first one, which `create_app` adds.
         features=[*(_inner(it) for it in application.features[1:]), _worker(jobs)],
     )
 
