@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -27,6 +28,7 @@ from .queue import WorkerDriver
 
 FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 3600.0
+LONGEST_ERROR = 1000
 
 RELEASE_KEY = "UPDATE jobs.pgqueuer SET dedupe_key = NULL WHERE id = $1"
 # PgQueuer counts each job that it puts back.
@@ -38,6 +40,10 @@ tracer = trace.get_tracer(__name__)
 
 class CrashedError(Exception):
     """The workers that ran the job ended before it did, as often as it may run."""
+
+
+class FailedError(Exception):
+    """What the queue records of any exception: one that PostgreSQL can keep."""
 
 
 class Running:
@@ -84,13 +90,14 @@ class Executor(AbstractEntrypointExecutor):
         headers = {name: str(value) for name, value in (row.headers or {}).items()}
         with _context(self.job, run, headers):
             started = time.perf_counter()
-            error: Exception | None = None
+            error: BaseException | None = None
             try:
                 with self.running.track(context.cancellation):
                     await self._run(run, row.payload or b"{}", "key" in headers)
-            except Exception as raised:
+            except BaseException as raised:
+                # Of PgQueuer, CancelledError would delete the job, SystemExit end the worker.
                 error = raised
-            outcome = self._outcome(run, error, context.cancellation.cancelled_caught)
+            outcome = self._outcome(run, error, context.cancellation)
             seconds = time.perf_counter() - started
             DURATION.labels(self.job.name, outcome).observe(seconds)
             _log(outcome, seconds, error)
@@ -98,11 +105,13 @@ class Executor(AbstractEntrypointExecutor):
             with suppress(exc.DBAPIError, exc.TimeoutError):
                 await self.driver.fetch(UNCOUNT, row.id)
             raise errors.RetryRequested(reason="the worker stops")
-        if error:
-            mark_as_logged(error)
+        if error and outcome != "cancelled":
+            text = in_one_line("".join(traceback.format_exception_only(error)))
             if outcome == "retried":
-                raise errors.RetryRequested(backoff(run.attempt)) from error
-            raise error
+                raise errors.RetryRequested(backoff(run.attempt), text) from None
+            failed = FailedError(text)
+            mark_as_logged(failed)
+            raise failed from None
 
     async def _run(self, run: Run, payload: bytes, has_key: bool) -> None:
         await checkpoint_if_cancelled()
@@ -111,20 +120,12 @@ class Executor(AbstractEntrypointExecutor):
             await self.driver.fetch(RELEASE_KEY, run.id)
         if run.attempt > self.job.attempts:
             raise CrashedError(f"the worker ended during each of {self.job.attempts} attempts")
-        try:
-            async with asyncio.timeout(self.job.timeout):
-                await self.job.run(run, payload)
-        except Exception:
-            raise
-        except BaseException as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
-                raise
-            # PgQueuer would delete a job that awaited a cancelled task; others would end the worker.
-            raise RuntimeError(f"the job ended with {type(error).__name__}") from error
+        async with asyncio.timeout(self.job.timeout):
+            await self.job.run(run, payload)
 
-    def _outcome(self, run: Run, error: Exception | None, cancelled: bool) -> str:
-        if cancelled:
+    def _outcome(self, run: Run, error: BaseException | None, scope: CancelScope) -> str:
+        # What a job raises while it is cancelled says nothing about its work.
+        if scope.cancelled_caught or (error and scope.cancel_called):
             return "returned" if self.running.ended else "cancelled"
         if error is None:
             return "done"
@@ -138,6 +139,12 @@ def backoff(attempt: int) -> timedelta:
     """
     seconds = min(FIRST_RETRY_SECONDS * 2 ** min(attempt - 1, 20), LONGEST_RETRY_SECONDS)
     return timedelta(seconds=seconds * random.uniform(0.75, 1))  # noqa: S311
+
+
+def in_one_line(text: str) -> str:
+    """Return the beginning of `text` without what a terminal or PostgreSQL can't take."""
+    printable = "".join(it if it.isprintable() else " " for it in text[:LONGEST_ERROR])
+    return " ".join(printable.split())
 
 
 @contextmanager
@@ -154,6 +161,6 @@ def _context(job: Job[Any], run: Run, headers: Mapping[str, str]) -> Iterator[No
             yield
 
 
-def _log(outcome: str, seconds: float, error: Exception | None) -> None:
+def _log(outcome: str, seconds: float, error: BaseException | None) -> None:
     log = {"failed": logger.error, "retried": logger.warning}.get(outcome, logger.info)
     log("job", outcome=outcome, duration_ms=round(seconds * 1000, 2), exc_info=error)
