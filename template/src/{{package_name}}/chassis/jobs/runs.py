@@ -43,7 +43,7 @@ class CrashedError(Exception):
 
 
 class FailedError(Exception):
-    """What the queue records of any exception: one that PostgreSQL can keep."""
+    """The exception that the queue records, whatever the job raised: PostgreSQL can keep its text."""
 
 
 class Running:
@@ -95,7 +95,7 @@ class Executor(AbstractEntrypointExecutor):
                 with self.running.track(context.cancellation):
                     await self._run(run, row.payload or b"{}", "key" in headers)
             except BaseException as raised:
-                # Of PgQueuer, CancelledError would delete the job, SystemExit end the worker.
+                # CancelledError would make PgQueuer delete the job, SystemExit would end the worker.
                 error = raised
             outcome = self._outcome(run, error, context.cancellation)
             seconds = time.perf_counter() - started
