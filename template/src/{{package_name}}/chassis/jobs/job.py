@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, get_type_hints
 
 import structlog
-from croniter import croniter
+from croniter import CroniterError, croniter
 from opentelemetry import propagate
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -24,6 +24,12 @@ P = ParamSpec("P")
 
 # Longer ones don't fit into an index together with the job's name.
 LONGEST_KEY = 500
+# asyncpg reads no time after the year 9999.
+LONGEST_DELAY = timedelta(days=36_500)
+# What PostgreSQL's integer takes.
+HIGHEST_PRIORITY = 2**31 - 1
+# What pydantic writes instead of a SecretStr.
+MASKED = b'"**********"'
 # What `enqueue` takes besides the arguments of the function.
 OPTIONS = {"delay", "key"}
 
@@ -59,8 +65,10 @@ class Job(Generic[P]):
     arguments: type[BaseModel] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.timeout <= 0:
+        if self.attempts < 1 or not self.timeout > 0:
             raise ValueError(f"The job {self.name} needs at least one attempt, and time to run")
+        if abs(self.priority) > HIGHEST_PRIORITY:
+            raise ValueError(f"The job {self.name} needs a priority up to {HIGHEST_PRIORITY}")
         self.arguments = _arguments(self.name, self.function)
         if self.cron is not None:
             self._check_cron(self.cron)
@@ -86,13 +94,16 @@ class Job(Generic[P]):
             raise TypeError(f"{self.name} needs a session with a transaction, such as SessionDep")
         if args or not isinstance(delay, timedelta | None) or not isinstance(key, str | None):
             raise TypeError(f"{self.name} takes arguments by name; delay is a timedelta, key a str")
-        if key is not None and not 0 < len(key.encode()) <= LONGEST_KEY:
-            raise TypeError(f"{self.name}: key should have 1 to {LONGEST_KEY} bytes")
+        if key is not None and not _is_key(key):
+            raise TypeError(f"{self.name}: key should have 1 to {LONGEST_KEY} bytes and no NUL")
+        if delay and delay > LONGEST_DELAY:
+            raise TypeError(f"{self.name}: delay should be at most {LONGEST_DELAY.days} days")
         (row_id,) = await queries(SessionDriver(session)).enqueue(
             self.name,
             self.dump(kwargs),
             self.priority,
-            execute_after=delay,
+            # One that is negative would count as time that the job has waited.
+            execute_after=delay and max(delay, timedelta(0)),
             dedupe_key=None if key is None else f"{self.name}:{key}",
             headers=_headers(key),
             # Locks the row with the key until this transaction ends, so that its job does not
@@ -105,21 +116,35 @@ class Job(Generic[P]):
         """Return the arguments as JSON; raise TypeError if they don't fit the function."""
         try:
             values = self.arguments(**arguments)
+            # Without defaults: the release that runs the job decides on them.
+            payload = values.model_dump_json(exclude_unset=True).encode()
+            self._load(payload)
         except ValidationError as error:
             faults = [f"{_path(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
             raise TypeError(f"{self.name} can't be enqueued: {'; '.join(faults)}") from None
-        # Without defaults: the release that runs the job decides on them.
-        return values.model_dump_json(exclude_unset=True).encode()
+        except ValueError as error:
+            raise TypeError(f"{self.name} can't be enqueued: {error}") from None
+        if MASKED in payload:
+            raise TypeError(f"{self.name} can't be enqueued with a secret: the queue shows it")
+        return payload
 
     async def run(self, run: Run, payload: bytes) -> None:
         """Call the function; raise what it raises, or ValueError if the arguments don't fit it."""
-        values = self.arguments.model_validate_json(payload)
+        values = self._load(payload)
         arguments = {name: getattr(values, name) for name in values.model_fields_set}
         await self.function(run, **arguments)  # type: ignore[call-arg]
 
+    def _load(self, payload: bytes) -> BaseModel:
+        return self.arguments.model_validate_json(payload, by_alias=True, by_name=True)
+
     def _check_cron(self, cron: str) -> None:
+        fault = f'The job {self.name} needs a cron such as "0 3 * * *", not {cron!r}'
         if len(cron.split()) != 5 or not croniter.is_valid(cron):
-            raise ValueError(f'The job {self.name} needs a cron such as "0 3 * * *", not {cron!r}')
+            raise ValueError(fault)
+        try:
+            croniter(cron).get_next()
+        except CroniterError:
+            raise ValueError(f"{fault}, which never comes") from None
         if any(field.is_required() for field in self.arguments.model_fields.values()):
             raise TypeError(f"The job {self.name} has a cron, so each argument needs a default")
 
@@ -167,9 +192,24 @@ def _arguments(name: str, function: Callable[..., Any]) -> type[BaseModel]:
             raise TypeError(f"The job {name}: rename or annotate the parameter {parameter.name}")
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (hints[parameter.name], default)
-    strict = ConfigDict(strict=True, extra="forbid")
+    strict = ConfigDict(
+        strict=True,
+        extra="forbid",
+        # What a queue may contain is not for logs.
+        hide_input_in_errors=True,
+        ser_json_inf_nan="constants",
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+    )
     model: type[BaseModel] = create_model(name, __config__=strict, **fields)
     return model
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return 0 < len(key.encode()) <= LONGEST_KEY and "\0" not in key
+    except UnicodeEncodeError:
+        return False
 
 
 def _headers(key: str | None) -> dict[str, str]:
