@@ -17,7 +17,8 @@ def add(project: Project, name: str, fields: str, singular: str) -> None:
     definition = Definition(name, fields, singular)
     project.check_new(definition)
     texts = modules(project, definition) | migration(project, definition, drops=False)
-    texts[project.app] = project.with_router(name)
+    parts = [part for part in ("auth", "cache") if project.has(part)]
+    texts[project.app] = project.application().with_router(name, parts)
     write(project.root, formatted(project, texts))
     print(f"{definition.title} are at {definition.path}, and one of them is {definition.an}:\n")
     for path in texts:
@@ -55,7 +56,7 @@ def remove(project: Project, name: str) -> None:
     if users := project.users(definition):
         raise RefusedError(f"{name} is still used in {', '.join(users)}: remove that first")
     changed = migration(project, definition, drops=True)
-    changed[project.app] = project.without_router(name)
+    changed[project.app] = project.application().without_router(name)
     written = formatted(project, changed)
     write(project.root, {**dict.fromkeys(expected), **written})
     for path in expected:

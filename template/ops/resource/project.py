@@ -1,18 +1,15 @@
-"""The project that a resource is written to: its tables, its migrations, its app.py."""
+"""The project that a resource is written to: its tables, its migrations, what uses a resource."""
 
 import ast
-import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .app import App
 from .decimals import Decimals
 from .definition import Definition
 from .kind import RefusedError
-
-IMPORTS = "# isort: split\n# Yours:\n"
-ROUTERS = "    # Yours:\n"
 
 
 class Project:
@@ -29,6 +26,9 @@ class Project:
     def has(self, part: str) -> bool:
         """Check for a part of the chassis that an answer brings."""
         return (self.root / self.package / "chassis" / part).exists()
+
+    def application(self) -> App:
+        return App(self.app, self.read(self.app))
 
     def folder(self, name: str) -> Path:
         return self.package / name
@@ -47,10 +47,9 @@ class Project:
         for path in (self.folder(name), self.folder(name).with_suffix(".py"), self.test(name)):
             if (self.root / path).exists():
                 raise RefusedError(f"{path} is there already: choose another NAME")
-        if name in self.tables():
-            where = self.tables()[name][0]
-            raise RefusedError(f"{where} has a table {name} already: choose another NAME")
-        if self.app_uses(name):
+        if found := self.tables().get(name):
+            raise RefusedError(f"{found[0]} has a table {name} already: choose another NAME")
+        if name in self.application().names:
             raise RefusedError(
                 f"{self.app} uses the name {name}: choose another, such as NAME=stock_{name}"
             )
@@ -60,23 +59,6 @@ class Project:
                     raise RefusedError(
                         f"{field.name}: SQLite keeps 15 digits of a decimal exactly: such as decimal(15,2)"
                     )
-
-    def app_uses(self, name: str) -> bool:
-        return name in self.names_of_app()
-
-    def names_of_app(self) -> set[str]:
-        """Return every name that app.py uses."""
-        found: set[str] = set()
-        for node in ast.walk(ast.parse(self.read(self.app))):
-            if isinstance(node, ast.Name):
-                found.add(node.id)
-            elif isinstance(node, ast.arg):
-                found.add(node.arg)
-            elif isinstance(node, ast.alias):
-                found.add((node.asname or node.name).split(".")[0])
-            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                found.add(node.name)
-        return found
 
     def read(self, path: Path) -> str:
         return (self.root / path).read_text(encoding="utf-8")
@@ -144,49 +126,6 @@ class Project:
             )
         return heads[0] if heads else None
 
-    def with_router(self, name: str) -> str:
-        """Return app.py with the resource's two lines."""
-        text = self.read(self.app)
-        imported = f"from .{name} import routes as {name}\n"
-        given = []
-        if self.has("auth"):
-            given.append("auth.required")
-        if self.has("cache"):
-            given.append(f'cache.rate_limit("{name}", 600, seconds=60)')
-        missing = [part for part in ("auth", "cache") if self.has(part) and not self.app_uses(part)]
-        if missing:
-            imported = f"from .chassis import {', '.join(missing)}\n{imported}"
-        dependencies = f", dependencies=[{', '.join(given)}]" if given else ""
-        added = f"    app.include_router({name}.router{dependencies})\n"
-        if IMPORTS not in text or ROUTERS not in text.partition(IMPORTS)[2]:
-            raise RefusedError(
-                f"{self.app} has no `# Yours:` below its imports and in create_app any more: put them back, for the lines that would be added"
-            )
-        before, mark, after = text.partition(IMPORTS)
-        body, router_mark, end = after.partition(ROUTERS)
-        below = _below(end, "    app.include_router(")
-        return before + mark + imported + body + router_mark + end[:below] + added + end[below:]
-
-    def without_router(self, name: str) -> str:
-        """Return app.py without the resource's lines."""
-        text = self.read(self.app)
-        lines = text.splitlines(keepends=True)
-        gone: set[int] = set()
-        module = ast.parse(text)
-        for node in ast.walk(module):
-            if (
-                isinstance(node, ast.ImportFrom)
-                and node.level
-                and node.module == name
-                or _includes(node, name)
-            ):
-                gone |= {*range(node.lineno - 1, (node.end_lineno or node.lineno))}  # type: ignore[attr-defined]
-        left = "".join(line for number, line in enumerate(lines) if number not in gone)
-        for node in ast.walk(ast.parse(left)):
-            if isinstance(node, ast.Name) and node.id == name:
-                raise RefusedError(f"{self.app} uses {name} in one more place: remove that first")
-        return left
-
     def users(self, definition: Definition) -> list[str]:
         """Return the files that use a resource's modules or its table."""
         own = {self.folder(definition.name), self.test(definition.name)}
@@ -220,22 +159,6 @@ class Project:
         return any(
             f"{module}.{alias.name}.".startswith(f"{self.name}.{name}.") for alias in node.names
         )
-
-
-def _below(text: str, start: str) -> int:
-    """Return where the routers that are there end, so that a new one is the last."""
-    end = 0
-    for found in re.finditer(rf"(?m)^{re.escape(start)}(?:.*\)\n|\n(?:.*\n)*?    \)\n)", text):
-        if found.start() == end:
-            end = found.end()
-    return end
-
-
-def _includes(node: ast.AST, name: str) -> bool:
-    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and node.value.args):
-        return False
-    call = ast.unparse(node.value.func)
-    return call.endswith(".include_router") and ast.unparse(node.value.args[0]) == f"{name}.router"
 
 
 def _table(node: ast.ClassDef) -> str | None:
