@@ -183,7 +183,7 @@ REFUSED = {
     "a:int(5..1)": "a: '5..1' is an empty range: such as int(0..)",
     "a:int(0..)=-1": "a: the default -1 is out of its bounds",
     "a:int(0..99999999999)": "a: 99999999999 does not fit",
-    "a:str(0)": "a: a text is at most 1 to",
+    "a:str(0)": "a: the maximum length is from 1 to 10000: such as str(100)",
     "a:str(2)=abc": "a: the default 'abc' has not 1 to 2 characters",
     "a:str='\"'": "a: a default is one word of",
     "a:decimal(2,5)": "a: a decimal has 1 to 28 digits",

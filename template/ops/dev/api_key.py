@@ -13,13 +13,11 @@ def provide() -> Provided:
         return Provided(header="X-API-Key: KEY", hint="KEY: one of those in API_KEYS")
     key = _key()
     entry = f"developer:{hashlib.sha256(key.encode()).hexdigest()}"
+    hint = """the key has no scopes: make dev SCOPES="orders:write" gives it some"""
     if scopes := os.environ.get("SCOPES", "").split():
         entry += f":{'+'.join(scopes)}"
-    return Provided(
-        {"API_KEYS": entry},
-        header=f"X-API-Key: {key}",
-        hint="""the key has no scopes: make dev SCOPES="orders:write" gives it some""",
-    )
+        hint = ""
+    return Provided({"API_KEYS": entry}, header=f"X-API-Key: {key}", hint=hint)
 
 
 def _key() -> str:

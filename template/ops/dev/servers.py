@@ -51,11 +51,11 @@ def sharing() -> Iterator[None]:
     """Keep servers running until the end of the block; the last process stops them."""
     FOLDER.mkdir(mode=0o700, exist_ok=True)
     with (FOLDER / "lock").open("a") as users:
-        _take(users, fcntl.LOCK_SH)
+        _lock(users, fcntl.LOCK_SH)
         try:
             yield
         finally:
-            if _takes(users, fcntl.LOCK_EX):
+            if _try_lock(users, fcntl.LOCK_EX):
                 _stop_all()
 
 
@@ -63,7 +63,7 @@ def sharing() -> Iterator[None]:
 def starting() -> Iterator[None]:
     """Let one process at a time start servers, and write files that all of them share."""
     with (FOLDER / "starting").open("a") as lock:
-        _take(lock, fcntl.LOCK_EX)
+        _lock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -71,7 +71,7 @@ def reset() -> None:
     """Delete what is in .dev, unless a process uses it."""
     if FOLDER.exists():
         with (FOLDER / "lock").open("a") as users:
-            if not _takes(users, fcntl.LOCK_EX):
+            if not _try_lock(users, fcntl.LOCK_EX):
                 sys.exit("the data in .dev is in use: end 'make dev', or what else uses it, first")
             _stop_all()
             for path in FOLDER.iterdir():
@@ -149,7 +149,7 @@ def _stop_all() -> None:
 
 def _runs(folder: Path) -> bool:
     with suppress(FileNotFoundError), (folder / "pid").open() as pid:
-        return not _takes(pid, fcntl.LOCK_SH)
+        return not _try_lock(pid, fcntl.LOCK_SH)
     return False
 
 
@@ -160,7 +160,7 @@ def _folder_for(socket: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix="dev-"))
 
 
-def _takes(file: IO[str], kind: int) -> bool:
+def _try_lock(file: IO[str], kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -168,6 +168,6 @@ def _takes(file: IO[str], kind: int) -> bool:
     return True
 
 
-def _take(file: IO[str], kind: int) -> None:
-    while not _takes(file, kind):
+def _lock(file: IO[str], kind: int) -> None:
+    while not _try_lock(file, kind):
         processes.pause()

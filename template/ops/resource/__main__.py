@@ -13,7 +13,7 @@ from .writing import formatted, migration, modules, write
 
 def add(project: Project, name: str, fields: str, singular: str) -> None:
     if not name:
-        raise RefusedError(f"which resource? Such as make resource NAME=orders {EXAMPLE[8:]}")
+        raise RefusedError(f"which resource? Such as make resource NAME=orders {EXAMPLE}")
     definition = Definition(name, fields, singular)
     project.check_new(definition)
     texts = modules(project, definition) | migration(project, definition, drops=False)

@@ -12,14 +12,18 @@ from .kinds import KINDS, Ref
 FIELD = re.compile(
     r"(?P<name>[^:()=]*):(?P<type>[^()?!=]*)(\((?P<args>[^()]*)\))?(?P<flags>[?!]*)(=(?P<default>.*))?"
 )
-EXAMPLE = 'such as FIELDS="customer:str quantity:int(0..)=0 due:date?"'
+EXAMPLE = 'FIELDS="customer:str quantity:int(0..)=0 due:date?"'
 RECORDED = re.compile(r'make resource NAME=(\S+)(?: SINGULAR=(\S+))? FIELDS="([^"]*)"')
 # PostgreSQL cuts longer names off.
 LONGEST = 63
 
 
 class Definition:
-    """A resource that can be written; any other raises `RefusedError`."""
+    """A resource that can be written; any other raises `RefusedError`.
+
+    `name` is its plural and `one` its singular, as identifiers; `cls` names the model. For texts
+    there are `many` and `words`, such as "order lines" and "order line", `title` and `an`.
+    """
 
     def __init__(self, name: str, fields: str, singular: str = "") -> None:
         self.name = name
@@ -88,7 +92,7 @@ class Definition:
         return f"Another {self.words} has that {words}"
 
     def _singular(self, name: str, given: str) -> str:
-        if not names.is_word(name, 40):
+        if not names.is_word(name):
             raise RefusedError(
                 f"{name!r} is not a valid name: a plural of at most 40 letters a-z, digits and _, such as NAME=orders"
             )
@@ -99,7 +103,7 @@ class Definition:
             raise RefusedError(
                 f"{name} has no known singular: give one, such as NAME=people SINGULAR=person"
             )
-        if not names.is_word(one, 40):
+        if not names.is_word(one):
             raise RefusedError(
                 f"{one!r} is not a valid name: at most 40 letters a-z, digits and _, such as SINGULAR=person"
             )
@@ -118,7 +122,7 @@ class Definition:
 
     def _fields(self, texts: list[str]) -> list[Field]:
         if not texts:
-            raise RefusedError(f"FIELDS is empty: {EXAMPLE}")
+            raise RefusedError(f"FIELDS is empty: such as {EXAMPLE}")
         aliases = {
             self.cls,
             f"{self.cls}Change",
@@ -142,18 +146,18 @@ class Definition:
     def _field(self, text: str, aliases: set[str]) -> Field:
         found = FIELD.fullmatch(text)
         if not found:
-            raise RefusedError(f"{text!r} is not a valid field: name:type, {EXAMPLE}")
+            raise RefusedError(f"{text!r} is not a valid field: name:type, such as {EXAMPLE}")
         name, flags, default = found["name"], found["flags"], found["default"]
-        if not names.is_word(name, 40):
+        if not names.is_word(name):
             raise RefusedError(
-                f"{name!r} is not a valid name: at most 40 letters a-z, digits and _, {EXAMPLE}"
+                f"{name!r} is not a valid name: at most 40 letters a-z, digits and _, such as {EXAMPLE}"
             )
         if keyword.iskeyword(name) or name in names.FIELDS or name.startswith("model_"):
             raise RefusedError(
                 f"{name} has a meaning in Python, pydantic or SQLAlchemy: such as its_{name}"
             )
         if "," in found["type"]:
-            raise RefusedError(f"{name}: spaces separate fields, not commas: {EXAMPLE}")
+            raise RefusedError(f"{name}: spaces separate fields, not commas: such as {EXAMPLE}")
         if found["type"] not in KINDS:
             raise RefusedError(f"{name}: the types are {', '.join(KINDS)}, not {found['type']!r}")
         kind = KINDS[found["type"]](name, found["args"])

@@ -27,7 +27,7 @@ class Kind:
     """A value that depends on `number`; None if the field can't be unique."""
     wrong: tuple[str, ...] = ()
     """Values that are refused."""
-    most: tuple[str, ...] = ()
+    boundary: tuple[str, ...] = ()
     """Valid values at the limits."""
 
     def __init__(self, name: str, args: str | None) -> None:

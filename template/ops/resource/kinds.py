@@ -27,7 +27,7 @@ class Date(Kind):
     first, other = '"2026-01-31"', '"2026-02-01"'
     unique = "str(dt.date(2026, 1, 31) + dt.timedelta(days=number))"
     wrong = ("1", '"2026-02-30"', '"2026-01-31T00:00:00"')
-    most = ('"0001-01-01"', '"9999-12-31"')
+    boundary = ('"0001-01-01"', '"9999-12-31"')
 
 
 class DateTime(Kind):
@@ -38,7 +38,7 @@ class DateTime(Kind):
     first, other = '"2026-01-31T12:00:00Z"', '"2026-01-31T12:00:01Z"'
     unique = 'f"2026-01-31T12:00:00.{number:06}Z"'
     wrong = ("1", '"2026-01-31T12:00:00"', '"0001-01-01T00:00:00+12:00"')
-    most = ('"0001-01-01T00:00:00Z"', '"9999-12-31T23:59:59.999999Z"')
+    boundary = ('"0001-01-01T00:00:00Z"', '"9999-12-31T23:59:59.999999Z"')
 
 
 class Uuid(Kind):
@@ -58,7 +58,7 @@ class Json(Kind):
     value = "Json"
     first, other = '{"a": [1, None, "é"]}', "[1]"
     wrong = ('"\\0"', '{"\\ud800": 1}', '[float("nan")]', "2**63", '"a" * 9_999')
-    most = ('""', "{}", "False", "2**63 - 1", '"é" * 9_998')
+    boundary = ('""', "{}", "False", "2**63 - 1", '"é" * 9_998')
 
 
 class Ref(Kind):
@@ -76,7 +76,7 @@ class Ref(Kind):
 
     def read_args(self, args: str) -> None:
         self.table = args
-        if not names.is_word(args, 40):
+        if not names.is_word(args):
             raise RefusedError(f"{self.name}: ref names another resource: such as ref(customers)")
 
     @property

@@ -89,8 +89,9 @@ def with_article(words: str) -> str:
     return f"{'an' if vowel else 'a'} {words}"
 
 
-def is_word(name: str, longest: int) -> bool:
-    return len(name) <= longest and bool(re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name))
+def is_word(name: str) -> bool:
+    """Check for at most 40 characters of snake case."""
+    return len(name) <= 40 and bool(re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name))
 
 
 def is_of_python(name: str) -> bool:

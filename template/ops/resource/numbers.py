@@ -133,7 +133,7 @@ class Int(Number):
         return below, above, '"1"', "1e999"
 
     @property
-    def most(self) -> tuple[str, ...]:
+    def boundary(self) -> tuple[str, ...]:
         low, high = self.inside()
         return source(low), source(high)
 
@@ -181,7 +181,7 @@ class Float(Number):
         return (*below, *above, '"1"', 'float("nan")', "1e999")
 
     @property
-    def most(self) -> tuple[str, ...]:
+    def boundary(self) -> tuple[str, ...]:
         low = "-1.7976931348623157e308" if self.low is None else str(self.low)
         high = "1.7976931348623157e308" if self.high is None else str(self.high)
         return low, high

@@ -21,10 +21,9 @@ class Str(Kind):
         self.high = max(low or 1, type(self).high) if high is None else high
         self.low = min(type(self).low, self.high) if low is None else low
         if not 0 <= self.low <= self.high <= self.longest or not self.high:
-            limit = (
-                f"{self.name}: a text is at most 1 to {self.longest} long: such as {self.example}"
+            raise RefusedError(
+                f"{self.name}: the maximum length is from 1 to {self.longest}: such as {self.example}"
             )
-            raise RefusedError(limit)
 
     @property
     def column(self) -> str:
@@ -67,7 +66,7 @@ class Str(Kind):
         return (*short, f'"a" * {self.high + 1}', *(json.dumps(text) for text in bad))
 
     @property
-    def most(self) -> tuple[str, ...]:
+    def boundary(self) -> tuple[str, ...]:
         return (f'"😀" * {self.high}',)
 
     def default(self, text: str) -> str:
@@ -92,7 +91,7 @@ class Text(Str):
     unique = None
 
     @property
-    def most(self) -> tuple[str, ...]:
+    def boundary(self) -> tuple[str, ...]:
         return (f'"é\\n" * {self.high // 2}',) if self.low <= self.high // 2 * 2 else ()
 
 

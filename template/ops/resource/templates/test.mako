@@ -122,12 +122,12 @@ def test_an_invalid_value_is_a_422(client: TestClient, field: str, value: Any) -
     assert [error["pointer"] for error in response.json()["errors"]] == [f"/body/{field}"]
 
 
-<% most = [(field, value) for field in d.fields for value in field.kind.most] %>\
-% if most:
+<% boundary = [(field, value) for field in d.fields for value in field.kind.boundary] %>\
+% if boundary:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-% for field, value in most:
+% for field, value in boundary:
         ("${field.name}", ${value}),
 % endfor
     ],
