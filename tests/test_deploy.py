@@ -28,7 +28,7 @@ ANSWERS = [
     {"deploy": "kubernetes", "database": database, "cache": cache, "auth": auth}
     for database, cache, auth in itertools.product(DATABASES, CACHES, AUTHS)
 ]
-EVERYTHING = {"deploy": "kubernetes", "database": "postgresql", "cache": "redis", "auth": "jwt"}
+EVERYTHING = {"deploy": "kubernetes", "database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql"}
 ONE_FILE = {"deploy": "kubernetes", "database": "sqlite", "cache": "none", "auth": "api-key"}
 KUBERNETES = ["1.31", kubernetes_validate.latest_version()]
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
@@ -59,23 +59,33 @@ def built(kubectl: str, render: Any) -> Callable[..., list[Manifest]]:
     return lambda overlay, **answers: copy.deepcopy(once(overlay, tuple(answers.items())))
 
 
+def kind_of(manifest: Manifest) -> str:
+    """Return its kind, which the service and its worker may each have one of."""
+    return ("worker's " if manifest["metadata"]["name"].endswith("-worker") else "") + str(manifest["kind"])
+
+
 def only(manifests: list[Manifest], kind: str) -> Manifest:
-    found = [manifest for manifest in manifests if manifest["kind"] == kind]
+    found = [manifest for manifest in manifests if kind_of(manifest) == kind]
     assert len(found) == 1, f"{len(found)} of {kind}"
     return found[0]
 
 
 def kinds(manifests: list[Manifest]) -> set[str]:
-    return {manifest["kind"] for manifest in manifests}
+    return {kind_of(manifest) for manifest in manifests}
 
 
 def pods(manifests: list[Manifest]) -> dict[str, Manifest]:
     """Map each workload's kind to its pod template."""
     return {
-        manifest["kind"]: manifest["spec"]["template"]
+        kind_of(manifest): manifest["spec"]["template"]
         for manifest in manifests
         if "template" in manifest.get("spec", {})
     }
+
+
+def whose(manifests: list[Manifest]) -> list[str]:
+    """Return what the kinds of the service, and of its worker if it has one, begin with."""
+    return ["", "worker's "] if "worker's Deployment" in kinds(manifests) else [""]
 
 
 def containers(pod: Manifest) -> list[Manifest]:
@@ -91,22 +101,23 @@ def validate(manifest: str, version: str) -> None:
 # --- What belongs together --------------------------------------------------------------------------------------------
 
 
-def selectors_choose_the_servers_and_nothing_else(manifests: list[Manifest], project: Path) -> Iterator[str]:
+def selectors_choose_their_own_pods_and_no_others(manifests: list[Manifest], project: Path) -> Iterator[str]:
     labels = {kind: pod["metadata"]["labels"].items() for kind, pod in pods(manifests).items()}
+
+    def chosen_by(selector: Manifest) -> list[str]:
+        return [kind for kind in labels if selector.items() <= labels[kind]]
+
     for manifest in manifests:
-        spec = manifest.get("spec", {})
-        chosen = spec.get("selector") or spec.get("podSelector")
-        if not chosen:
-            continue
-        chosen = chosen if manifest["kind"] == "Service" else chosen["matchLabels"]
-        kind = manifest["kind"]
-        if not chosen.items() <= labels["Deployment"]:
-            yield f"{kind} chooses {chosen}, which no server has"
-        if kind != "NetworkPolicy" and "Job" in labels and chosen.items() <= labels["Job"]:
-            yield f"{kind} chooses the migration's pods too"
-    for spread in pods(manifests)["Deployment"]["spec"]["topologySpreadConstraints"]:
-        if not spread["labelSelector"]["matchLabels"].items() <= labels["Deployment"]:
-            yield f"the spread over {spread['topologyKey']} counts other pods"
+        kind, spec = kind_of(manifest), manifest.get("spec", {})
+        selector = spec.get("selector") or spec.get("podSelector") or {}
+        own = "worker's Deployment" if kind.startswith("worker's") else "Deployment"
+        chosen = chosen_by(selector if kind == "Service" else selector.get("matchLabels", {}))
+        if selector and chosen != (list(labels) if kind == "NetworkPolicy" else [own]):
+            yield f"{kind} chooses the pods of {chosen}"
+    for kind in (f"{owner}Deployment" for owner in whose(manifests)):
+        for spread in pods(manifests)[kind]["spec"]["topologySpreadConstraints"]:
+            if chosen_by(spread["labelSelector"]["matchLabels"]) != [kind]:
+                yield f"the spread over {spread['topologyKey']} counts other pods"
 
 
 def the_policy_covers_every_pod(manifests: list[Manifest], project: Path) -> Iterator[str]:
@@ -167,16 +178,17 @@ def one_image_runs_everywhere(manifests: list[Manifest], project: Path) -> Itera
 
 
 def ports_name_container_ports(manifests: list[Manifest], project: Path) -> Iterator[str]:
-    server = pods(manifests)["Deployment"]["spec"]["containers"][0]
-    named = {port["name"]: port["containerPort"] for port in server["ports"]}
     exposed = re.findall(r"(?m)^EXPOSE (\d+)$", (project / "Dockerfile").read_text())
-    if [str(port) for port in named.values()] != exposed:
-        yield f"the image exposes {exposed}, not {named}"
-    pointed = [server[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
-    pointed += [port["targetPort"] for port in only(manifests, "Service")["spec"]["ports"]]
+    shared = [port["targetPort"] for port in only(manifests, "Service")["spec"]["ports"]]
     ingress = only(manifests, "NetworkPolicy")["spec"]["ingress"]
-    pointed += [port["port"] for rule in ingress for port in rule["ports"]]
-    yield from (f"{port} is no port of the container" for port in pointed if port not in named)
+    shared += [port["port"] for rule in ingress for port in rule["ports"]]
+    for owner in whose(manifests):
+        server = pods(manifests)[f"{owner}Deployment"]["spec"]["containers"][0]
+        named = {port["name"]: port["containerPort"] for port in server["ports"]}
+        if [str(port) for port in named.values()] != exposed:
+            yield f"the image exposes {exposed}, not {named}"
+        pointed = [server[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+        yield from (f"{port} is no port of the container" for port in pointed + shared if port not in named)
 
 
 def config_keys_are_settings(manifests: list[Manifest], project: Path) -> Iterator[str]:
@@ -211,28 +223,27 @@ def the_secret_has_to_be_there_where_it_is_needed(manifests: list[Manifest], pro
 def the_grace_covers_delay_and_drain(manifests: list[Manifest], project: Path) -> Iterator[str]:
     config = only(manifests, "ConfigMap")["data"]
     taken = sum(float(config[f"SHUTDOWN_{part}_SECONDS"]) for part in ("DELAY", "GRACE"))
-    spec = pods(manifests)["Deployment"]["spec"]
-    if spec["terminationGracePeriodSeconds"] < taken + 3:
-        yield f"a stop takes {taken} seconds and more"
     if float(config["SHUTDOWN_DELAY_SECONDS"]) < 3:
         yield "balancers send on for some seconds"
-    if any("preStop" in container.get("lifecycle", {}) for container in spec["containers"]):
-        yield "the service waits by itself"
+    for owner in whose(manifests):
+        spec = pods(manifests)[f"{owner}Deployment"]["spec"]
+        if spec["terminationGracePeriodSeconds"] < taken + 3:
+            yield f"a stop takes {taken} seconds and more"
+        if any("preStop" in container.get("lifecycle", {}) for container in spec["containers"]):
+            yield "the service waits by itself"
 
 
 def probes_ask_what_they_should(manifests: list[Manifest], project: Path) -> Iterator[str]:
-    server = pods(manifests)["Deployment"]["spec"]["containers"][0]
-    paths = {probe: server[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
-    if paths != {
-        "startupProbe": "/health/live",
-        "livenessProbe": "/health/live",
-        "readinessProbe": "/health/ready",
-    }:
-        yield f"the probes ask {paths}"
     [module] = project.glob("src/*/chassis/health.py")
     [limit] = re.findall(r"CHECK_TIMEOUT_SECONDS = ([\d.]+)", module.read_text())
-    if server["readinessProbe"]["timeoutSeconds"] <= float(limit):
-        yield "a slow check would look like a dead service"
+    wanted = {"startupProbe": "/health/live", "livenessProbe": "/health/live", "readinessProbe": "/health/ready"}
+    for owner in whose(manifests):
+        server = pods(manifests)[f"{owner}Deployment"]["spec"]["containers"][0]
+        paths = {probe: server[probe]["httpGet"]["path"] for probe in wanted}
+        if paths != wanted:
+            yield f"the probes ask {paths}"
+        if server["readinessProbe"]["timeoutSeconds"] <= float(limit):
+            yield "a slow check would look like a dead service"
 
 
 def a_rollout_never_goes_below_the_wanted_count(manifests: list[Manifest], project: Path) -> Iterator[str]:
@@ -243,12 +254,14 @@ def a_rollout_never_goes_below_the_wanted_count(manifests: list[Manifest], proje
         if kinds(manifests) & {"HorizontalPodAutoscaler", "PodDisruptionBudget", "Job"}:
             yield "one pod is one pod"
         return
-    if spec["strategy"].get("rollingUpdate", {}).get("maxUnavailable") != 0:
-        yield "a rollout may go below the wanted count"
+    for owner in whose(manifests):
+        strategy = only(manifests, f"{owner}Deployment")["spec"]["strategy"]
+        if strategy.get("rollingUpdate", {}).get("maxUnavailable") != 0:
+            yield "a rollout may go below the wanted count"
+        if only(manifests, f"{owner}PodDisruptionBudget")["spec"]["maxUnavailable"] < 1:
+            yield "no node could ever be drained"
     if "replicas" in spec:
         yield "each deployment would undo the autoscaler"
-    if only(manifests, "PodDisruptionBudget")["spec"]["maxUnavailable"] < 1:
-        yield "no node could ever be drained"
     scale = only(manifests, "HorizontalPodAutoscaler")["spec"]
     if not scale["minReplicas"] < scale["maxReplicas"]:
         yield "the autoscaler has nothing to do"
@@ -262,7 +275,7 @@ def memory_has_a_limit_and_cpu_has_none(manifests: list[Manifest], project: Path
                 yield f"{kind} has the resources {resources}"
 
 
-def migrations_run_the_project(manifests: list[Manifest], project: Path) -> Iterator[str]:
+def commands_run_the_project(manifests: list[Manifest], project: Path) -> Iterator[str]:
     answers = yaml.safe_load((project / ".copier-answers.yml").read_text())
     commands = [
         container["command"]
@@ -270,8 +283,9 @@ def migrations_run_the_project(manifests: list[Manifest], project: Path) -> Iter
         for container in containers(pod)
         if "command" in container
     ]
-    wanted = [] if answers["database"] == "none" else [["python", "-m", answers["package_name"], "migrate"]]
-    if commands != wanted:
+    needed = {"migrate": answers["database"] != "none", "worker": answers.get("jobs", "none") != "none"}
+    wanted = [["python", "-m", answers["package_name"], command] for command, is_needed in needed.items() if is_needed]
+    if sorted(commands) != wanted:
         yield f"these commands run: {commands}"
     if "Job" in kinds(manifests):
         job = only(manifests, "Job")["spec"]
@@ -280,7 +294,7 @@ def migrations_run_the_project(manifests: list[Manifest], project: Path) -> Iter
 
 
 RULES = [
-    selectors_choose_the_servers_and_nothing_else,
+    selectors_choose_their_own_pods_and_no_others,
     the_policy_covers_every_pod,
     the_policy_lets_out_what_the_answers_need,
     names_name_what_is_there,
@@ -294,12 +308,12 @@ RULES = [
     probes_ask_what_they_should,
     a_rollout_never_goes_below_the_wanted_count,
     memory_has_a_limit_and_cpu_has_none,
-    migrations_run_the_project,
+    commands_run_the_project,
 ]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-@pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: "-".join(list(answers.values())[1:]))
+@pytest.mark.parametrize("answers", [*ANSWERS, EVERYTHING], ids=lambda answers: "-".join(list(answers.values())[1:]))
 def test_every_set_of_answers_holds_together(built: Any, render: Any, answers: dict[str, str], overlay: str) -> None:
     manifests, project = built(overlay, **answers), render(**answers)
     assert [fault for rule in RULES for fault in rule(manifests, project)] == []
@@ -307,24 +321,14 @@ def test_every_set_of_answers_holds_together(built: Any, render: Any, answers: d
         validate(json.dumps(manifest), version)
 
 
-def test_workers_run_under_the_rules_of_the_service(built: Any) -> None:
-    """But for their command, their number and their names; and nothing sends requests to them."""
-    manifests = built("production", **EVERYTHING, jobs="postgresql")
-    service, worker = (manifest for manifest in manifests if manifest["kind"] == "Deployment")
-    name = service["metadata"]["name"]
-    assert worker["metadata"].pop("name") == f"{service['metadata'].pop('name')}-worker"
+def test_workers_run_as_the_service_does(built: Any) -> None:
+    """But for their names, their command, and their number, which no autoscaler sets."""
+    service, worker = (only(built("production", **EVERYTHING), f"{owner}Deployment") for owner in ("", "worker's "))
     assert worker["spec"].pop("replicas") > 1
-    containers(worker["spec"]["template"])[0]["name"] = containers(service["spec"]["template"])[0]["name"]
-    assert containers(worker["spec"]["template"])[0].pop("command") == ["python", "-m", "my_service", "worker"]
-    chosen = worker["spec"]["selector"]["matchLabels"]
-    assert chosen == {NAME: name, COMPONENT: "worker"}
-    budgets = [manifest["spec"] for manifest in manifests if manifest["kind"] == "PodDisruptionBudget"]
-    assert [budget["selector"]["matchLabels"][COMPONENT] for budget in budgets] == ["server", "worker"]
-    assert budgets[0] | {"selector": 0} == budgets[1] | {"selector": 0}
-    assert only(manifests, "Service")["spec"]["selector"][COMPONENT] == "server"
+    containers(worker["spec"]["template"])[0].pop("command")
+    containers(worker["spec"]["template"])[0]["name"] = "service"
+    worker["metadata"]["name"] = worker["metadata"]["name"].removesuffix("-worker")
     assert json.loads(json.dumps(worker).replace('"worker"', '"server"')) == service
-    for manifest, version in itertools.product(built("production", **EVERYTHING, jobs="postgresql"), KUBERNETES):
-        validate(json.dumps(manifest), version)
 
 
 def put(kind: str, path: str, value: Any) -> Callable[[list[Manifest]], None]:
@@ -345,64 +349,71 @@ def put(kind: str, path: str, value: Any) -> Callable[[list[Manifest]], None]:
 
 POD, SERVER = "spec|template|spec", "spec|template|spec|containers|0"
 UNFIT = [
-    (RULES[0], put("Service", f"spec|selector|{NAME}", "other")),
-    (RULES[0], put("Service", f"spec|selector|{COMPONENT}", ...)),
-    (RULES[0], put("Deployment", f"spec|selector|matchLabels|{NAME}", "other")),
-    (RULES[0], put("PodDisruptionBudget", f"spec|selector|matchLabels|{COMPONENT}", ...)),
-    (RULES[0], put("PodDisruptionBudget", f"spec|selector|matchLabels|{NAME}", "other")),
-    (RULES[0], put("NetworkPolicy", f"spec|podSelector|matchLabels|{NAME}", "other")),
-    (RULES[0], put("Deployment", f"{POD}|topologySpreadConstraints|0|labelSelector|matchLabels|{NAME}", "other")),
-    (RULES[1], put("NetworkPolicy", "spec|policyTypes", ["Ingress"])),
-    (RULES[1], put("NetworkPolicy", f"spec|podSelector|matchLabels|{COMPONENT}", "server")),
-    (RULES[2], put("NetworkPolicy", "spec|egress|2", ...)),
-    (RULES[2], put("NetworkPolicy", "spec|egress|0", {})),
-    (RULES[3], put("HorizontalPodAutoscaler", "spec|scaleTargetRef|name", "other")),
-    (RULES[3], put("HorizontalPodAutoscaler", "spec|scaleTargetRef|apiVersion", "apps/v2")),
-    (RULES[3], put("ServiceAccount", "metadata|name", "other")),
-    (RULES[3], put("ConfigMap", "metadata|name", "my-service")),
-    (RULES[3], put("Job", f"{SERVER}|envFrom|0|configMapRef|name", "other")),
-    (RULES[3], put("Deployment", f"{POD}|volumes|0", ...)),
-    (RULES[4], put("NetworkPolicy", "metadata|namespace", "default")),
-    (RULES[5], put("Job", f"{SERVER}|image", "ghcr.io/example/my-service:0.0.9")),
-    (RULES[6], put("Deployment", f"{SERVER}|ports|0|containerPort", 8080)),
-    (RULES[6], put("Deployment", f"{SERVER}|livenessProbe|httpGet|port", "web")),
-    (RULES[6], put("Deployment", f"{SERVER}|readinessProbe|httpGet|port", "web")),
-    (RULES[6], put("Deployment", f"{SERVER}|startupProbe|httpGet|port", "web")),
-    (RULES[6], put("Service", "spec|ports|0|targetPort", "web")),
-    (RULES[6], put("NetworkPolicy", "spec|ingress|0|ports|0|port", "web")),
-    (RULES[7], put("ConfigMap", "data|LOGLEVEL", "info")),
-    (RULES[8], put("ConfigMap", "data|REDIS_URL", "redis://redis")),
-    (RULES[8], put("ConfigMap", "data|DATABASE_URL", "postgresql://me:password@db/orders")),
-    (RULES[9], put("Deployment", f"{POD}|volumes|1|secret|optional", True)),
-    (RULES[9], put("Job", f"{POD}|volumes|1|secret|secretName", "other")),
-    (RULES[9], put("Job", f"{SERVER}|volumeMounts|1", ...)),
-    (RULES[10], put("Deployment", f"{POD}|terminationGracePeriodSeconds", 25)),
-    (RULES[10], put("ConfigMap", "data|SHUTDOWN_GRACE_SECONDS", "60")),
-    (RULES[10], put("ConfigMap", "data|SHUTDOWN_DELAY_SECONDS", "0")),
-    (RULES[10], put("Deployment", f"{SERVER}|lifecycle", {"preStop": {"sleep": {"seconds": 5}}})),
-    (RULES[11], put("Deployment", f"{SERVER}|livenessProbe|httpGet|path", "/health/ready")),
-    (RULES[11], put("Deployment", f"{SERVER}|readinessProbe|timeoutSeconds", 1)),
-    (RULES[12], put("Deployment", "spec|strategy|rollingUpdate|maxUnavailable", 1)),
-    (RULES[12], put("Deployment", "spec|replicas", 3)),
-    (RULES[12], put("PodDisruptionBudget", "spec|maxUnavailable", 0)),
-    (RULES[12], put("HorizontalPodAutoscaler", "spec|maxReplicas", 1)),
-    (RULES[13], put("Deployment", f"{SERVER}|resources|limits|cpu", "1")),
-    (RULES[13], put("Job", f"{SERVER}|resources|limits|memory", ...)),
-    (RULES[14], put("Job", f"{SERVER}|command", ["alembic", "upgrade", "head"])),
-    (RULES[14], put("Job", "spec|activeDeadlineSeconds", ...)),
+    (RULES[0], "Service", f"spec|selector|{NAME}", "other"),
+    (RULES[0], "Service", f"spec|selector|{COMPONENT}", ...),
+    (RULES[0], "Deployment", f"spec|selector|matchLabels|{NAME}", "other"),
+    (RULES[0], "PodDisruptionBudget", f"spec|selector|matchLabels|{COMPONENT}", ...),
+    (RULES[0], "PodDisruptionBudget", f"spec|selector|matchLabels|{NAME}", "other"),
+    (RULES[0], "NetworkPolicy", f"spec|podSelector|matchLabels|{NAME}", "other"),
+    (RULES[0], "Deployment", f"{POD}|topologySpreadConstraints|0|labelSelector|matchLabels|{NAME}", "other"),
+    (RULES[1], "NetworkPolicy", "spec|policyTypes", ["Ingress"]),
+    (RULES[1], "NetworkPolicy", f"spec|podSelector|matchLabels|{COMPONENT}", "server"),
+    (RULES[2], "NetworkPolicy", "spec|egress|2", ...),
+    (RULES[2], "NetworkPolicy", "spec|egress|0", {}),
+    (RULES[3], "HorizontalPodAutoscaler", "spec|scaleTargetRef|name", "other"),
+    (RULES[3], "HorizontalPodAutoscaler", "spec|scaleTargetRef|apiVersion", "apps/v2"),
+    (RULES[3], "ServiceAccount", "metadata|name", "other"),
+    (RULES[3], "ConfigMap", "metadata|name", "my-service"),
+    (RULES[3], "Job", f"{SERVER}|envFrom|0|configMapRef|name", "other"),
+    (RULES[3], "Deployment", f"{POD}|volumes|0", ...),
+    (RULES[4], "NetworkPolicy", "metadata|namespace", "default"),
+    (RULES[5], "Job", f"{SERVER}|image", "ghcr.io/example/my-service:0.0.9"),
+    (RULES[6], "Deployment", f"{SERVER}|ports|0|containerPort", 8080),
+    (RULES[6], "Deployment", f"{SERVER}|livenessProbe|httpGet|port", "web"),
+    (RULES[6], "Deployment", f"{SERVER}|readinessProbe|httpGet|port", "web"),
+    (RULES[6], "Deployment", f"{SERVER}|startupProbe|httpGet|port", "web"),
+    (RULES[6], "Service", "spec|ports|0|targetPort", "web"),
+    (RULES[6], "NetworkPolicy", "spec|ingress|0|ports|0|port", "web"),
+    (RULES[7], "ConfigMap", "data|LOGLEVEL", "info"),
+    (RULES[8], "ConfigMap", "data|REDIS_URL", "redis://redis"),
+    (RULES[8], "ConfigMap", "data|DATABASE_URL", "postgresql://me:password@db/orders"),
+    (RULES[9], "Deployment", f"{POD}|volumes|1|secret|optional", True),
+    (RULES[9], "Job", f"{POD}|volumes|1|secret|secretName", "other"),
+    (RULES[9], "Job", f"{SERVER}|volumeMounts|1", ...),
+    (RULES[10], "Deployment", f"{POD}|terminationGracePeriodSeconds", 25),
+    (RULES[10], "ConfigMap", "data|SHUTDOWN_GRACE_SECONDS", "60"),
+    (RULES[10], "ConfigMap", "data|SHUTDOWN_DELAY_SECONDS", "0"),
+    (RULES[10], "Deployment", f"{SERVER}|lifecycle", {"preStop": {"sleep": {"seconds": 5}}}),
+    (RULES[11], "Deployment", f"{SERVER}|livenessProbe|httpGet|path", "/health/ready"),
+    (RULES[11], "Deployment", f"{SERVER}|readinessProbe|timeoutSeconds", 1),
+    (RULES[12], "Deployment", "spec|strategy|rollingUpdate|maxUnavailable", 1),
+    (RULES[12], "Deployment", "spec|replicas", 3),
+    (RULES[12], "PodDisruptionBudget", "spec|maxUnavailable", 0),
+    (RULES[12], "HorizontalPodAutoscaler", "spec|maxReplicas", 1),
+    (RULES[13], "Deployment", f"{SERVER}|resources|limits|cpu", "1"),
+    (RULES[13], "Job", f"{SERVER}|resources|limits|memory", ...),
+    (RULES[14], "Job", f"{SERVER}|command", ["alembic", "upgrade", "head"]),
+    (RULES[14], "Job", "spec|activeDeadlineSeconds", ...),
+    (RULES[14], "worker's Deployment", f"{SERVER}|command", ...),
+]
+# What has to be right for the service has to be for its worker too.
+UNFIT += [
+    (rule, f"worker's {kind}", path, value)
+    for rule, kind, path, value in UNFIT
+    if kind in ("Deployment", "PodDisruptionBudget") and path != "spec|replicas"
 ]
 
 
-@pytest.mark.parametrize(("rule", "change"), UNFIT, ids=lambda part: getattr(part, "__name__", ""))
-def test_each_rule_finds_what_breaks_it(built: Any, render: Any, rule: Any, change: Any) -> None:
+@pytest.mark.parametrize(("rule", "kind", "path", "value"), UNFIT, ids=lambda part: getattr(part, "__name__", ""))
+def test_each_rule_finds_what_breaks_it(built: Any, render: Any, rule: Any, kind: str, path: str, value: Any) -> None:
     manifests, project = built("production", **EVERYTHING), render(**EVERYTHING)
     assert list(rule(manifests, project)) == []
-    change(manifests)
+    put(kind, path, value)(manifests)
     assert list(rule(manifests, project)) != []
 
 
 def test_each_rule_has_something_that_breaks_it() -> None:
-    assert {rule for rule, _ in UNFIT} == set(RULES)
+    assert {rule for rule, *_ in UNFIT} == set(RULES)
 
 
 def test_two_pods_on_one_file_are_found(built: Any, render: Any) -> None:
@@ -467,6 +478,13 @@ def test_prometheus_finds_the_metrics_by_one_line(kubectl: str, render: Any, tmp
     [endpoint] = monitor["spec"]["endpoints"]
     assert endpoint["path"] == "/metrics"
     assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+    # Workers have no Service.
+    workers, pod = only(manifests, "worker's PodMonitor")["spec"], pods(manifests)["worker's Deployment"]
+    assert (
+        workers["selector"]["matchLabels"] == only(manifests, "worker's Deployment")["spec"]["selector"]["matchLabels"]
+    )
+    assert workers["podMetricsEndpoints"] == [endpoint]
+    assert endpoint["port"] in [port["name"] for port in containers(pod)[0]["ports"]]
 
 
 # --- Pod Security "restricted" ----------------------------------------------------------------------------------------
@@ -604,7 +622,15 @@ def make_secret(project: Path, told: str) -> None:
     (project / "FILE").unlink()
 
 
+SECRET = {"kind": "Secret", "metadata": {"name": "my-service"}}
 SHARED = ["Namespace", "ServiceAccount", "ConfigMap", "PodDisruptionBudget", "HorizontalPodAutoscaler", "NetworkPolicy"]
+
+
+def changed(cluster: played.Cluster) -> list[str]:
+    """Return what was changed since the last call, but for what every environment has."""
+    changes = [change for change in cluster.changes if change.split()[1] not in SHARED]
+    cluster.changes.clear()
+    return changes
 
 
 def test_deploy_asks_for_the_secret_then_migrates_then_rolls_out(
@@ -617,24 +643,27 @@ def test_deploy_asks_for_the_secret_then_migrates_then_rolls_out(
     missing = make(project, "deploy", OVERLAY="test", IMAGE=first)
     assert missing.returncode != 0
     assert missing.stderr.startswith("there is no secret yet; with DATABASE_URL REDIS_URL in a file: kubectl create ")
-    assert cluster.changes == [f"create {kind}" for kind in SHARED]
+    assert set(SHARED) <= kinds(cluster.manifests())
+    assert changed(cluster) == []
     make_secret(project, missing.stderr)
     cluster.changes.clear()
 
     done = make(project, "deploy", OVERLAY="test", IMAGE=first)
     assert done.returncode == 0, done.stderr
-    assert cluster.changes == ["create Job", "create Service", "create Deployment"]
-    cluster.changes.clear()
+    created = ["Job my-service-migrate", "Deployment my-service-worker", "Service my-service", "Deployment my-service"]
+    assert changed(cluster) == [f"create {each}" for each in created]
+    waited = [f'deployment "{name}" successfully rolled out' for name in ("my-service-worker", "my-service")]
+    assert [line for line in done.stdout.splitlines() if "rolled out" in line] == waited
 
     # Once more: the migration alone is made anew.
+    anew = ["delete Job my-service-migrate", "create Job my-service-migrate"]
     assert make(project, "deploy", OVERLAY="test", IMAGE=first).returncode == 0
-    assert cluster.changes == ["delete Job", "create Job"]
-    cluster.changes.clear()
+    assert changed(cluster) == anew
 
     assert make(project, "deploy", OVERLAY="test", IMAGE=second).returncode == 0
-    assert cluster.changes == ["delete Job", "create Job", "change Deployment"]
+    assert changed(cluster) == [*anew, "change Deployment my-service-worker", "change Deployment my-service"]
     images = [container["image"] for pod in pods(cluster.manifests()).values() for container in containers(pod)]
-    assert images == [second, second]
+    assert images == [second] * 3
     assert only(cluster.manifests(), "ConfigMap")["data"]["APP_ENV"] == "test"
     assert {name: (project / name).read_bytes() for name in files(project)} == before
 
@@ -642,26 +671,32 @@ def test_deploy_asks_for_the_secret_then_migrates_then_rolls_out(
 def test_deploy_needs_neither_secret_nor_migration_where_nothing_does(cluster: played.Cluster, render: Any) -> None:
     done = make(render(**ANSWERS[0]), "deploy", OVERLAY="production", IMAGE="orders:1")
     assert done.returncode == 0, done.stderr
-    assert cluster.changes == [f"create {kind}" for kind in [*SHARED, "Service", "Deployment"]]
+    assert changed(cluster) == ["create Service my-service", "create Deployment my-service"]
 
 
-def test_a_failed_migration_leaves_the_service_as_it_was(cluster: played.Cluster, render: Any) -> None:
-    answers = {"deploy": "kubernetes", "database": "postgresql"}
-    cluster.objects["secrets", "my-service-test", "my-service"] = {"kind": "Secret", "metadata": {}}
+def test_a_failed_migration_leaves_service_and_worker_as_they_were(cluster: played.Cluster, render: Any) -> None:
+    cluster.objects["secrets", "my-service-test", "my-service"] = SECRET
     cluster.migrations = "Failed"
-    failed = make(render(**answers), "deploy", OVERLAY="test", IMAGE="orders:1")
+    failed = make(render(**EVERYTHING), "deploy", OVERLAY="test", IMAGE="orders:1")
     assert failed.returncode != 0
-    assert "the migration failed, so the service was left as it is\n" in failed.stderr
-    assert "create Job" in cluster.changes
-    assert "Deployment" not in kinds(cluster.manifests())
+    log = "the log of my-service-migrate-1\n"
+    assert f"{log}the migration failed, so the service was left as it is\n" in failed.stderr
+    assert changed(cluster) == ["create Job my-service-migrate"]
 
 
-def test_a_stuck_rollout_tells_the_way_back(cluster: played.Cluster, render: Any) -> None:
-    cluster.rollouts = False
-    failed = make(render(**ANSWERS[0]), "deploy", OVERLAY="test", IMAGE="orders:1")
-    assert failed.returncode != 0
-    assert "exceeded its progress deadline" in failed.stderr
-    assert "kubectl rollout undo deployment/my-service --namespace my-service-test" in failed.stderr
+def test_a_stuck_rollout_shows_the_log_of_the_new_pods_and_the_way_back(cluster: played.Cluster, render: Any) -> None:
+    """A worker's leaves the service as it was; the log is not that of a pod that still runs."""
+    cluster.objects["secrets", "my-service-test", "my-service"] = SECRET
+    assert make(render(**EVERYTHING), "deploy", OVERLAY="test", IMAGE="orders:1").returncode == 0
+    for name, image in (("my-service-worker", "orders:2"), ("my-service", "orders:3")):
+        cluster.stuck = {name}
+        cluster.changes.clear()
+        failed = make(render(**EVERYTHING), "deploy", OVERLAY="test", IMAGE=image)
+        assert failed.returncode != 0
+        assert f'deployment "{name}" exceeded its progress deadline' in failed.stderr
+        assert re.findall("the log of (.*)", failed.stderr) == [f"{name}-2"]
+        assert f"; to go back: kubectl rollout undo deployment/{name} --namespace my-service-test" in failed.stderr
+        assert changed(cluster)[-1] == f"change Deployment {name}"
 
 
 @pytest.mark.parametrize(
@@ -676,7 +711,7 @@ def test_a_stuck_rollout_tells_the_way_back(cluster: played.Cluster, render: Any
 def test_deploy_takes_any_image(
     cluster: played.Cluster, render: Any, answers: dict[str, str], image: str, deployed: str
 ) -> None:
-    cluster.objects["secrets", "my-service-production", "my-service"] = {"kind": "Secret", "metadata": {}}
+    cluster.objects["secrets", "my-service-production", "my-service"] = SECRET
     done = make(render(**answers), "deploy", OVERLAY="production", IMAGE=image)
     assert done.returncode == 0, done.stderr
     images = [container["image"] for pod in pods(cluster.manifests()).values() for container in containers(pod)]
@@ -688,7 +723,7 @@ def test_diff_shows_what_would_change_and_changes_nothing(cluster: played.Cluste
     project = render(deploy="kubernetes", database="postgresql")
     new = make(project, "deploy-diff", OVERLAY="test", IMAGE="orders:1")
     assert (new.returncode, new.stdout) == (0, "there is no namespace my-service-test yet: everything would be new\n")
-    cluster.objects["secrets", "my-service-test", "my-service"] = {"kind": "Secret", "metadata": {}}
+    cluster.objects["secrets", "my-service-test", "my-service"] = SECRET
     assert make(project, "deploy", OVERLAY="test", IMAGE="orders:1").returncode == 0
     cluster.changes.clear()
     same = make(project, "deploy-diff", OVERLAY="test", IMAGE="orders:1")

@@ -35,8 +35,8 @@ class Cluster:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.changes: list[str] = []
-        # What the next migrations and rollouts come to.
-        self.migrations, self.rollouts = "Complete", True
+        # What the next migrations come to, and which Deployments can't be rolled out.
+        self.migrations, self.stuck = "Complete", set[str]()
 
     def manifests(self) -> list[dict[str, Any]]:
         return list(self.objects.values())
@@ -55,17 +55,35 @@ class Cluster:
         if namespace:
             stored["metadata"]["namespace"] = namespace
         if resource == "jobs":
+            template = stored["spec"]["template"]
+            stored["spec"] = {**stored["spec"], "selector": {"matchLabels": template["metadata"]["labels"]}}
             stored["status"] = {"conditions": [{"type": self.migrations, "status": "True"}]}
         if resource == "deployments":
-            ready = 1 if self.rollouts else 0
+            stored["spec"] = {"replicas": 1, **stored["spec"]}
+            ready = 0 if name in self.stuck else stored["spec"]["replicas"]
             counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), ready)
             stuck = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
-            stored["spec"] = {"replicas": 1, **stored["spec"]}
             stored["status"] = {"observedGeneration": generation, "conditions": [] if ready else [stuck], **counts}
         if not dry:
             self.objects[key] = stored
-            self.changes.append(f"{verb} {KIND_OF[resource]}")
+            self.changes.append(f"{verb} {KIND_OF[resource]} {name}")
+            if resource == "deployments" and ready:
+                self.objects.pop(("pods", namespace, f"{name}-{generation - 1}"), None)
+            if resource in ("deployments", "jobs"):
+                self.start(stored, f"{name}-{generation}", resource == "jobs" or bool(ready))
         return stored
+
+    def start(self, owner: dict[str, Any], name: str, is_ready: bool) -> None:
+        """Store a pod of a Deployment or a Job."""
+        namespace, template = owner["metadata"]["namespace"], owner["spec"]["template"]
+        state = {"name": template["spec"]["containers"][0]["name"], "ready": is_ready}
+        self.objects["pods", namespace, name] = {
+            "kind": "Pod",
+            "apiVersion": "v1",
+            "metadata": {**template["metadata"], "name": name, "namespace": namespace},
+            "spec": template["spec"],
+            "status": {"phase": "Running", "containerStatuses": [state]},
+        }
 
 
 def _merge(old: Any, patch: Any) -> Any:
@@ -77,6 +95,11 @@ def _merge(old: Any, patch: Any) -> Any:
         named = {item["name"]: item for item in patch}
         return [_merge(item, named.pop(item["name"], {})) for item in old] + list(named.values())
     return patch
+
+
+def _selector(text: str) -> dict[str, str]:
+    """Read a selector of labels or fields, such as a=b,c=d."""
+    return dict(part.split("=", 1) for part in text.split(",") if part)
 
 
 def _resources(version: str) -> dict[str, Any]:
@@ -121,9 +144,11 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def answer(self, content: dict[str, Any], status: int = 200) -> None:
-        body = json.dumps(content).encode()
+        self.write(json.dumps(content).encode(), "application/json", status)
+
+    def write(self, body: bytes, kind: str, status: int = 200) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -173,6 +198,8 @@ class Handler(BaseHTTPRequestHandler):
         version, resource, namespace, name = self.place()
         if resource not in KIND_OF:
             self.refuse(404, "NotFound", f"there is no {resource}")
+        elif name.endswith("/log"):
+            self.write(f"the log of {name.removesuffix('/log')}\n".encode(), "text/plain")
         elif name:
             found = self.cluster.objects.get((resource, namespace, name))
             self.answer(found) if found else self.refuse(404, "NotFound", f'{resource} "{name}" not found')
@@ -183,7 +210,14 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
         else:
-            items = [found for key, found in self.cluster.objects.items() if key[:2] == (resource, namespace)]
+            chosen = _selector(query.get("labelSelector", [""])[0]), _selector(query.get("fieldSelector", [""])[0])
+            items = [
+                found
+                for key, found in self.cluster.objects.items()
+                if key[:2] == (resource, namespace)
+                and chosen[0].items() <= found["metadata"].get("labels", {}).items()
+                and chosen[1].get("metadata.name", key[2]) == key[2]
+            ]
             meta = {"resourceVersion": str(len(self.cluster.changes))}
             self.answer({"kind": f"{KIND_OF[resource]}List", "apiVersion": version, "metadata": meta, "items": items})
 
@@ -211,7 +245,7 @@ class Handler(BaseHTTPRequestHandler):
             self.body()
         found = self.cluster.objects.pop((resource, namespace, name), None)
         if found:
-            self.cluster.changes.append(f"delete {KIND_OF[resource]}")
+            self.cluster.changes.append(f"delete {KIND_OF[resource]} {name}")
             self.answer(found)
         else:
             self.refuse(404, "NotFound", f'{resource} "{name}" not found')
