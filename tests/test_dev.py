@@ -16,8 +16,9 @@ from typing import Any
 import httpx2
 import pytest
 from conftest import commit, eventually, free_port, run
+from test_database import ready
 
-ALL = {"database": "postgresql", "cache": "redis", "auth": "jwt"}
+ALL = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql"}
 SMALL = {"database": "sqlite", "auth": "api-key"}
 # What make and its recipes need; as root, PostgreSQL runs through setpriv.
 TOOLS = [
@@ -203,6 +204,8 @@ def test_one_command_and_one_curl_lead_from_a_fresh_project_to_a_row_that_stays(
     assert httpx2.get(f"{first.url}/docs").status_code == 200
     assert json.loads(run("sh", "-c", curl, cwd=desk).stdout)["name"] == "pen"
     assert httpx2.get(f"{first.url}/health/ready").status_code == 200
+    # The worker, which ends with it.
+    ready(f"http://localhost:{first.port + 1}")
     token = make(desk, "-s", "token", "SUBJECT=ada").stdout.strip()
     me = httpx2.get(f"{first.url}/v1/me", headers={"Authorization": f"Bearer {token}"})
     assert me.json()["id"] == "ada"
