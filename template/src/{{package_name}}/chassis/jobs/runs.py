@@ -32,7 +32,7 @@ LONGEST_ERROR = 1000
 
 RELEASE_KEY = "UPDATE jobs.pgqueuer SET dedupe_key = NULL WHERE id = $1"
 # PgQueuer counts each job that it puts back.
-UNCOUNT = "UPDATE jobs.pgqueuer SET attempts = attempts - 1 WHERE id = $1"
+UNCOUNT = "UPDATE jobs.pgqueuer SET attempts = attempts - 1 WHERE id = $1 AND queue_manager_id = $2"
 
 logger = structlog.get_logger()
 tracer = trace.get_tracer(__name__)
@@ -103,7 +103,7 @@ class Executor(AbstractEntrypointExecutor):
             _log(outcome, seconds, error)
         if outcome == "returned":
             with suppress(exc.DBAPIError, exc.TimeoutError):
-                await self.driver.fetch(UNCOUNT, row.id)
+                await self.driver.fetch(UNCOUNT, row.id, row.queue_manager_id)
             raise errors.RetryRequested(reason="the worker stops")
         if error and outcome != "cancelled":
             text = in_one_line("".join(traceback.format_exception_only(error)))

@@ -38,6 +38,8 @@ GIVE_BACK_SECONDS = 0.5
 # A worker that is this late to look for jobs is not ready.
 STUCK_SECONDS = 30.0
 
+IS_OURS = "SELECT id FROM jobs.pgqueuer WHERE id = $1 AND queue_manager_id = $2"
+
 logger = structlog.get_logger()
 
 
@@ -64,6 +66,13 @@ class WorkerQueries(Queries):
             )
         self.worker.looked_at = time.monotonic()
         return jobs
+
+    async def retry_job(
+        self, job: models.Job, delay: timedelta, traceback_record: models.TracebackRecord | None
+    ) -> None:
+        # A worker that was held up may be late: another one runs the job by now.
+        if await self.driver.fetch(IS_OURS, job.id, job.queue_manager_id):
+            await super().retry_job(job, delay, traceback_record)
 
 
 class Worker:
