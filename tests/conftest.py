@@ -19,11 +19,13 @@ from typing import Any, NoReturn
 import copier
 import httpx2
 import pytest
+import quick_renders
 import standins
 import yaml
 
 ROOT = Path(__file__).parent.parent
 RESERVED = (ROOT / "includes/reserved.txt").read_text().split()
+quick_renders.install()
 # The choices of each question that has some, the first one being its default.
 CHOICES = {
     name: list(question["choices"].values() if isinstance(question["choices"], dict) else question["choices"])
@@ -85,6 +87,11 @@ def _until_it_hangs(*command: str, **options: Any) -> tuple[int | None, str]:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return None, process.communicate()[0]
+
+
+def quick_update() -> dict[str, str]:
+    """Return an environment in which the renders of an update are quick ones."""
+    return {**os.environ, "PYTHONPATH": str(ROOT / "tests/quick")}
 
 
 def files(folder: Path) -> list[str]:
@@ -178,16 +185,25 @@ def eventually(attempt: Callable[[], Any], seconds: float = 30) -> Any:
             time.sleep(0.05)
 
 
+def run_folder(factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that all processes of this run share."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the settings of the machine's user out of every render and every git command."""
     folder = tmp_path_factory.mktemp("isolated")
+    compiled = run_folder(tmp_path_factory) / "compiled"
+    compiled.mkdir(exist_ok=True)
     (folder / "settings.yml").write_text("{}")
     (folder / "gitconfig").write_text("[user]\nname = Test\nemail = test@example.com\n[init]\ndefaultBranch = main\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COPIER_SETTINGS_PATH", str(folder / "settings.yml"))
         patch.setenv("COPIER_CACHE_DIR", str(folder / "cache"))
         patch.setenv("GIT_CONFIG_GLOBAL", str(folder / "gitconfig"))
+        patch.setenv(quick_renders.FOLDER, str(compiled))
         settings = re.findall(r"(?m)^#?([A-Z_]+)=", (ROOT / "template/.env.example.jinja").read_text())
         for name in (*settings, "NAME", "IMAGE", "VERSION", "VIRTUAL_ENV"):
             patch.delenv(name, raising=False)
@@ -206,9 +222,7 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
     """Return `make_once(name, make)`: a folder that one of all test processes filled by `make(folder)`."""
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
+    base = run_folder(tmp_path_factory)
 
     def make_once(name: str, make: Callable[[Path], None]) -> Path:
         folder = base / f"shared-{name}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHOICES, ROOT, commit, run
+from conftest import CHOICES, ROOT, commit, quick_update, run
 from test_update import EVERYTHING, NEXT, fresh, git_tree, next_release, released, start, tree, upstream
 
 # Fixtures, by name.
@@ -17,7 +17,7 @@ QUESTIONS = {name: choices for name, choices in QUESTIONS.items() if "none" in C
 
 def make(project: Path, command: str, feature: str = "", arguments: str = "") -> subprocess.CompletedProcess[str]:
     given = (f"FEATURE={feature}", f"ARGS={arguments}")
-    return run("make", command, *given, cwd=project, check=False, stdin=subprocess.DEVNULL)
+    return run("make", command, *given, cwd=project, check=False, stdin=subprocess.DEVNULL, env=quick_update())
 
 
 def test_every_question_with_the_choice_none_is_a_feature(render: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import copier
 import pytest
 import yaml
-from conftest import ROOT, commit, copy, files, run, snapshot
+from conftest import NASTY, ROOT, commit, files, run, snapshot
 
 EVERY_PROJECT = [
     ".copier-answers.yml",
@@ -128,9 +128,12 @@ def test_nothing_is_left_unrendered(render: Any) -> None:
             assert not re.search(r"(?<!\$){{(?!\.)|{%|{#", path.read_text()), path
 
 
-def test_two_copies_are_the_same(template: Path, render: Any, tmp_path: Path) -> None:
-    first, second = render(), tmp_path / "second"
-    copy(template, second)
+def test_a_plain_copy_is_what_the_tests_render(template: Path, render: Any, tmp_path: Path) -> None:
+    """By Copier's own command: the renders of the tests are quicker."""
+    answers = {**NASTY, "database": "postgresql", "cache": "redis", "auth": "jwt", "deploy": "kubernetes"}
+    first, second = render(**answers), tmp_path / "second"
+    given = [f"--data={name}={answer}" for name, answer in answers.items()]
+    run("copier", "copy", "--quiet", "--defaults", *given, template, second)
     assert files(first) == files(second)
     assert all(filecmp.cmp(first / name, second / name, shallow=False) for name in files(first))
 

@@ -277,23 +277,19 @@ def test_its_base_images_can_come_from_a_mirror(project: Path, build: Any) -> No
         run("docker", "rmi", *mirrored.values())
 
 
+# As `make test` does.
+TEST = ("./uv", "run", "--quiet", "pytest", "-n", "auto", "--dist", "loadfile")
+
+
 def in_python(project: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command with the image's Python, not the one at hand here, and with uv."""
     shutil.copy(shutil.which("uv") or "uv", project / "uv")
-    options = [
-        "--rm",
-        "--volume",
-        f"{project}:/work",
-        "--workdir",
-        "/work",
-        "--env",
-        "UV_PROJECT_ENVIRONMENT=/tmp/venv",
-    ]
+    options = ["--rm", f"--volume={project}:/work", "--workdir=/work", "--env=UV_PROJECT_ENVIRONMENT=/tmp/venv"]
     return run("docker", "run", *options, base_image(project), *command, check=check)
 
 
 def test_its_own_tests_pass_on_the_images_python(project: Path, answers: dict[str, str]) -> None:
-    tested = in_python(project, "./uv", "run", "--quiet", "pytest", "--cov-fail-under=100")
+    tested = in_python(project, *TEST, "--cov-fail-under=100")
     assert f" {answers['python_version']}." in tested.stdout
 
 
@@ -321,7 +317,7 @@ def test_on_python_3_15_it_serves_and_its_tests_pass(on_3_15: Any, build: Any) -
         assert get(f"{url}/health/live").status_code == 200
         assert run("docker", "exec", name, "python", "--version").stdout.startswith("Python 3.15.")
         assert "process_resident_memory_bytes" in get(f"{url}/metrics").text
-    assert " 3.15." in in_python(project, "./uv", "run", "--quiet", "pytest", "--cov-fail-under=100").stdout
+    assert " 3.15." in in_python(project, *TEST, "--cov-fail-under=100").stdout
 
 
 def test_on_python_3_15_a_missing_postgresql_is_one_line(on_3_15: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import copier
 import pytest
 import yaml
-from conftest import CHOICES, NASTY, ROOT, commit, features_only, files, make_check, run, snapshot
+from conftest import CHOICES, NASTY, ROOT, commit, features_only, files, make_check, quick_update, run, snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jinja2.exceptions import UndefinedError
@@ -649,7 +649,9 @@ def point_to(project: Path, source: str) -> None:
 
 
 def make_update(project: Path, arguments: str = "", target: str = "update") -> subprocess.CompletedProcess[str]:
-    return run("make", target, f"ARGS={arguments}", cwd=project, check=False, stdin=subprocess.DEVNULL)
+    return run(
+        "make", target, f"ARGS={arguments}", cwd=project, check=False, stdin=subprocess.DEVNULL, env=quick_update()
+    )
 
 
 def next_release(project: Path, upstream: Path, tmp_path: Path) -> str:
@@ -1260,9 +1262,8 @@ def work_on(project: Path) -> None:
 def run_update(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run this release's script in a project of any release."""
     script = ROOT / "template/{{update_script}}.py"
-    return run(
-        "uv", "run", "--quiet", "--script", script, *arguments, cwd=project, check=False, stdin=subprocess.DEVNULL
-    )
+    command = ("uv", "run", "--quiet", "--script", script, *arguments)
+    return run(*command, cwd=project, check=False, stdin=subprocess.DEVNULL, env=quick_update())
 
 
 def git_state(project: Path) -> dict[str, str]:
@@ -1462,7 +1463,7 @@ def test_an_interrupted_update_is_done_or_not_begun(
     process = subprocess.Popen(
         ["uv", "run", "--quiet", "--script", script],
         cwd=project,
-        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+        env={**quick_update(), "TMPDIR": str(tmp_path / "temporary")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
