@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, get_type_hints
+from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec
 
 import structlog
 from croniter import CroniterError, croniter
 from opentelemetry import propagate
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from ..database.postgresql import ReadSession
+from .arguments import Arguments
 from .queue import SessionDriver, queries
 
 if TYPE_CHECKING:
@@ -28,10 +27,6 @@ LONGEST_KEY = 500
 LONGEST_DELAY = timedelta(days=36_500)
 # What PostgreSQL's integer takes.
 HIGHEST_PRIORITY = 2**31 - 1
-# What pydantic writes instead of a SecretStr.
-MASKED = b'"**********"'
-# What `enqueue` takes besides the arguments of the function.
-OPTIONS = {"delay", "key"}
 
 
 @dataclass(frozen=True)
@@ -62,14 +57,14 @@ class Job(Generic[P]):
     queue: str
     priority: int
     cron: str | None
-    arguments: type[BaseModel] = field(init=False)
+    arguments: Arguments = field(init=False)
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or not self.timeout > 0:
             raise ValueError(f"The job {self.name} needs at least one attempt, and time to run")
         if abs(self.priority) > HIGHEST_PRIORITY:
             raise ValueError(f"The job {self.name} needs a priority up to {HIGHEST_PRIORITY}")
-        self.arguments = _arguments(self.name, self.function)
+        self.arguments = Arguments(self.name, self.function)
         if self.cron is not None:
             self._check_cron(self.cron)
 
@@ -100,7 +95,7 @@ class Job(Generic[P]):
             raise TypeError(f"{self.name}: delay should be at most {LONGEST_DELAY.days} days")
         (row_id,) = await queries(SessionDriver(session)).enqueue(
             self.name,
-            self.dump(kwargs),
+            self.arguments.dump(kwargs),
             self.priority,
             # One that is negative would count as time that the job has waited.
             execute_after=delay and max(delay, timedelta(0)),
@@ -112,30 +107,9 @@ class Job(Generic[P]):
         )
         return row_id
 
-    def dump(self, arguments: dict[str, Any]) -> bytes:
-        """Return the arguments as JSON; raise TypeError if they don't fit the function."""
-        try:
-            values = self.arguments(**arguments)
-            # Without defaults: the release that runs the job decides on them.
-            payload = values.model_dump_json(exclude_unset=True).encode()
-            self._load(payload)
-        except ValidationError as error:
-            faults = [f"{_path(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
-            raise TypeError(f"{self.name} can't be enqueued: {'; '.join(faults)}") from None
-        except ValueError as error:
-            raise TypeError(f"{self.name} can't be enqueued: {error}") from None
-        if MASKED in payload:
-            raise TypeError(f"{self.name} can't be enqueued with a secret: the queue shows it")
-        return payload
-
     async def run(self, run: Run, payload: bytes) -> None:
         """Call the function; raise what it raises, or ValueError if the arguments don't fit it."""
-        values = self._load(payload)
-        arguments = {name: getattr(values, name) for name in values.model_fields_set}
-        await self.function(run, **arguments)  # type: ignore[call-arg]
-
-    def _load(self, payload: bytes) -> BaseModel:
-        return self.arguments.model_validate_json(payload, by_alias=True, by_name=True)
+        await self.function(run, **self.arguments.load(payload))  # type: ignore[call-arg]
 
     def _check_cron(self, cron: str) -> None:
         fault = f'The job {self.name} needs a cron such as "0 3 * * *", not {cron!r}'
@@ -145,7 +119,7 @@ class Job(Generic[P]):
             croniter(cron).get_next()
         except CroniterError:
             raise ValueError(f"{fault}, which never comes") from None
-        if any(field.is_required() for field in self.arguments.model_fields.values()):
+        if self.arguments.are_required:
             raise TypeError(f"The job {self.name} has a cron, so each argument needs a default")
 
 
@@ -179,32 +153,6 @@ def job(
     return decorate
 
 
-def _arguments(name: str, function: Callable[..., Any]) -> type[BaseModel]:
-    parameters = list(inspect.signature(function).parameters.values())
-    if not parameters or not inspect.iscoroutinefunction(function):
-        raise TypeError(f"The job {name} should be: async def {name}(run: Run, ...) -> None")
-    hints = get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {}
-    for parameter in parameters[1:]:
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise TypeError(f"The job {name} can't have the parameter {parameter}")
-        if parameter.name in OPTIONS or parameter.name not in hints:
-            raise TypeError(f"The job {name}: rename or annotate the parameter {parameter.name}")
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (hints[parameter.name], default)
-    strict = ConfigDict(
-        strict=True,
-        extra="forbid",
-        # What a queue may contain is not for logs.
-        hide_input_in_errors=True,
-        ser_json_inf_nan="constants",
-        ser_json_bytes="base64",
-        val_json_bytes="base64",
-    )
-    model: type[BaseModel] = create_model(name, __config__=strict, **fields)
-    return model
-
-
 def _is_key(key: str) -> bool:
     try:
         return 0 < len(key.encode()) <= LONGEST_KEY and "\0" not in key
@@ -220,7 +168,3 @@ def _headers(key: str | None) -> dict[str, str]:
         headers["request_id"] = request_id
     propagate.inject(headers)
     return headers
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, location))
