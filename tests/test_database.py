@@ -29,12 +29,18 @@ from conftest import (
     modules,
     run,
     state,
+    uncompiled,
 )
 from test_quality import YAML_RULES
 
 DATABASES = ["sqlite", "postgresql"]
 HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
 POSTGRES = "postgres:17"
+# What the processes of the image import.
+IMPORTS = {
+    "service": "from my_service.app import create_app; create_app().openapi()",
+    "worker": "from my_service.chassis.jobs.worker import create_worker; create_worker()",
+}
 MIGRATE = ("python", "-m", "my_service", "migrate")
 
 
@@ -530,7 +536,9 @@ def compose(
     """A project with its own compose names, and its address."""
     if database == "postgresql":
         standins.ensure(POSTGRES)
-    project = Path(shutil.copytree(render(database=database, python_version=python_version), tmp_path / "project"))
+    jobs = {"jobs": "postgresql"} if database == "postgresql" else {}
+    rendered = render(database=database, python_version=python_version, **jobs)
+    project = Path(shutil.copytree(rendered, tmp_path / "project"))
     port = free_port()
     (project / ".env").write_text(f"PORT={port}\nDATABASE_URL=nowhere\n")
     monkeypatch.setenv("COMPOSE_PROJECT_NAME", f"t{port}")
@@ -572,15 +580,17 @@ def test_make_up_hardens_every_container_and_publishes_only_the_service(compose:
         assert started["HostConfig"]["Memory"] > 0
         assert started["HostConfig"]["PidsLimit"] > 0
         assert started["Config"]["User"] not in ("", "root", "0")
-        is_service = started["Config"]["Labels"]["com.docker.compose.service"] == "service"
-        assert bool(started["HostConfig"]["PortBindings"]) == is_service
+        service = started["Config"]["Labels"]["com.docker.compose.service"]
+        assert bool(started["HostConfig"]["PortBindings"]) == (service == "service")
+        if service in IMPORTS:
+            assert uncompiled(started["Image"], IMPORTS[service]) == []
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_make_up_refuses_to_replace_a_lost_password(compose: tuple[Path, str]) -> None:
     project, url = compose
     last = run("make", "up", cwd=project).stdout.splitlines()[-1]
-    assert last == f"started postgres service; it responds at {url}/docs"
+    assert last == f"started postgres service worker; it responds at {url}/docs"
     run("make", "down", cwd=project)
     (project / ".secrets").rename(project / "elsewhere")
     refused = run("make", "up", cwd=project, check=False)
