@@ -230,6 +230,28 @@ def test_what_can_not_be_written_is_refused_and_nothing_changes(generator: Any) 
     assert after["src/my_service/app.py"] == before["src/my_service/app.py"]
 
 
+def test_a_resource_stays_while_it_has_jobs_of_its_owner(generator: Any, tmp_path: Path) -> None:
+    from ops.resource.__main__ import remove
+
+    project = type(generator.project)(Path(shutil.copytree(generator.project.root, tmp_path / "project")))
+    package = project.root / project.package
+    (package / "seed.py").unlink()
+    (package / "items/jobs.py").touch()
+    app = package / "app.py"
+    imported = "from .items import routes as items\n"
+    edited = app.read_text().replace(imported, f"from .items import jobs as item_jobs\n{imported}\nitem_jobs.restock\n")
+    app.write_text(edited)
+    with pytest.raises(generator.RefusedError, match=r"^src/my_service/items/jobs\.py: not written by `make resource`"):
+        remove(project, "items")
+    (package / "items/jobs.py").unlink()
+    with pytest.raises(generator.RefusedError, match=r"^src/my_service/app\.py uses item_jobs in one more place"):
+        remove(project, "items")
+    assert (app.read_text(), (package / "items/models.py").exists()) == (edited, True)
+    app.write_text(edited.replace("item_jobs.restock\n", ""))
+    remove(project, "items")
+    assert (".items" in app.read_text(), (package / "items").exists()) == (False, False)
+
+
 def test_a_resource_can_not_take_a_name_that_the_written_code_uses(generator: Any) -> None:
     types = "text bigint(1..) decimal(9,2,0.01..) uuid json str! date datetime enum(a) ref(items) float bool int(1..)"
     fields = " ".join(f"gadget{number}:{kind}" for number, kind in enumerate(types.split()))

@@ -41,17 +41,22 @@ def remove(project: Project, name: str) -> None:
         for path, text in expected.items()
         if not (project.root / path).exists() or project.read(path) != text
     ]
-    edited += [
+    if edited:
+        raise RefusedError(
+            f"{', '.join(edited)}: edited since `make resource` wrote it. Delete {name} and its lines in "
+            f'{project.app} yourself, then run: make migration m="drop {name}"'
+        )
+    added = [
         str(found.relative_to(project.root))
         for found in sorted((project.root / project.folder(name)).rglob("*"))
         if found.is_file()
         and found.suffix != ".pyc"
         and found.relative_to(project.root) not in expected
     ]
-    if edited:
+    if added:
         raise RefusedError(
-            f"{', '.join(edited)}: edited since `make resource` wrote it. Delete {name} and its lines in "
-            f'{project.app} yourself, then run: make migration m="drop {name}"'
+            f"{', '.join(added)}: not written by `make resource`. Delete or move it, its tests and its lines in "
+            f"{project.app}, then try again"
         )
     if users := project.users(definition):
         raise RefusedError(f"{name} is still used in {', '.join(users)}: remove that first")

@@ -43,14 +43,19 @@ class App:
     def without_router(self, name: str) -> str:
         """Return the text without a resource's lines."""
         gone: set[int] = set()
+        names = {name}
         for node in ast.walk(ast.parse(self.text)):
+            if _imports(node, name):
+                names |= {alias.asname or alias.name for alias in node.names}  # type: ignore[attr-defined]
             if _imports(node, name) or _includes(node, name):
                 gone |= {*range(node.lineno - 1, (node.end_lineno or node.lineno))}  # type: ignore[attr-defined]
         lines = self.text.splitlines(keepends=True)
         left = "".join(line for number, line in enumerate(lines) if number not in gone)
         for node in ast.walk(ast.parse(left)):
-            if isinstance(node, ast.Name) and node.id == name:
-                raise RefusedError(f"{self.path} uses {name} in one more place: remove that first")
+            if isinstance(node, ast.Name) and node.id in names:
+                raise RefusedError(
+                    f"{self.path} uses {node.id} in one more place: remove that first"
+                )
         return left
 
 
