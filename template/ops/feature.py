@@ -139,6 +139,12 @@ def announce(question: str, value: str, has: str) -> None:
     if has != "none":
         data = ". It copies no data; your migrations have to run there too"
         print(f"It replaces {has}{data * (question == 'database')}.")
+    removed = Path("migrations").exists() and not any(Path("src").glob("*/items/models.py"))
+    if question == "jobs" and removed:
+        print(
+            "The example jobs need the example items, which this project has removed. Afterwards delete "
+            "items/jobs.py, tests/test_item_jobs.py and their lines in app.py: else it does not start."
+        )
 
 
 if __name__ == "__main__":
