@@ -13,7 +13,7 @@ from ..database import faults, postgresql
 from ..database.driver import DatabaseSettings
 from ..main import Command, serve
 from ..settings import Settings
-from .queue import SessionDriver, queries
+from .queue import SessionDriver, in_one_line, queries
 
 WORKER = f"{__package__}.worker:create_worker"
 
@@ -21,7 +21,7 @@ STATUS = ["failed", "queued", "picked", "all"]
 LIST = text(
     """
     SELECT id, entrypoint AS name, status::text, attempts, execute_after,
-        convert_from(payload, 'UTF8') AS arguments, (SELECT traceback ->> 'exception_message' FROM jobs.pgqueuer_log log
+        payload AS arguments, (SELECT traceback ->> 'exception_message' FROM jobs.pgqueuer_log log
         WHERE log.job_id = job.id AND traceback IS NOT NULL ORDER BY created DESC, id DESC LIMIT 1)
         AS error FROM jobs.pgqueuer job
     WHERE status::text = :status OR :status = 'all' ORDER BY id DESC LIMIT :most
@@ -30,6 +30,8 @@ LIST = text(
 FAILED = text("SELECT id FROM jobs.pgqueuer WHERE status = 'failed'")
 FOUND = text("SELECT id FROM jobs.pgqueuer WHERE id = ANY(:ids)")
 MOST = 100
+# PostgreSQL's notices have at most 8,000 bytes.
+MOST_IN_A_NOTICE = 300
 
 
 def commands() -> tuple[Command[Settings], Command[DatabaseSettings]]:
@@ -78,8 +80,9 @@ async def _list(session: AsyncSession, status: str) -> None:
         print("no jobs" if status == "all" else f"no {status} jobs")
     for row in rows:
         due = row.execute_after.astimezone(UTC).isoformat(" ", "seconds")
-        text = f"{row.id} {row.name}{row.arguments} {row.status} attempts={row.attempts} due={due}"
-        print(text + (f" error={' '.join(row.error.split())}" if row.error else ""))
+        arguments = (row.arguments or b"{}").decode(errors="replace")
+        text = f"{row.id} {row.name}{arguments} {row.status} attempts={row.attempts} due={due}"
+        print(in_one_line(text) + (f" error={in_one_line(row.error)}" if row.error else ""))
 
 
 async def _change(session: AsyncSession, action: str, chosen: list[int]) -> None:
@@ -90,7 +93,9 @@ async def _change(session: AsyncSession, action: str, chosen: list[int]) -> None
         await statements.requeue_jobs([JobId(number) for number in ids])
     else:
         ids = sorted(await session.scalars(FOUND, {"ids": chosen}))
-        await statements.mark_job_as_cancelled([JobId(number) for number in ids])
+        for start in range(0, len(ids), MOST_IN_A_NOTICE):
+            some = ids[start : start + MOST_IN_A_NOTICE]
+            await statements.mark_job_as_cancelled([JobId(number) for number in some])
     if unknown := sorted(set(chosen) - set(ids)):
         hint = " that failed" if action == "retry" else ""
         await session.rollback()

@@ -43,6 +43,7 @@ NAMES = DBSettings(
 PAUSE_SECONDS = 0.5
 # PostgreSQL announces each changed row; a worker need not look for jobs that often.
 LEAST_SECONDS_BETWEEN_NOTICES = 0.02
+LONGEST_LINE = 1000
 
 Rows = list[dict[str, object]]
 Notice = Callable[[str | bytes | bytearray], None]
@@ -64,6 +65,12 @@ async def run(connection: AsyncConnection, statement: str, args: tuple[object, .
     # Not asyncpg's own connection: SQLAlchemy begins the transaction with its first statement.
     result = await connection.exec_driver_sql(statement, args or None)
     return [dict(row) for row in result.mappings()] if result.returns_rows else []
+
+
+def in_one_line(text: str) -> str:
+    """Return the beginning of `text` without what a terminal or PostgreSQL can't take."""
+    printable = "".join(it if it.isprintable() else " " for it in text[:LONGEST_LINE])
+    return " ".join(printable.split())
 
 
 class Driver(ABC):

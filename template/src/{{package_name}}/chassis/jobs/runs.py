@@ -24,11 +24,10 @@ from ..logs import mark_as_logged
 from ..service import Service, state_of
 from .job import Job, Run
 from .metrics import DURATION, RUNNING
-from .queue import WorkerDriver
+from .queue import WorkerDriver, in_one_line
 
 FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 3600.0
-LONGEST_ERROR = 1000
 
 RELEASE_KEY = "UPDATE jobs.pgqueuer SET dedupe_key = NULL WHERE id = $1"
 # PgQueuer counts each job that it puts back.
@@ -139,12 +138,6 @@ def backoff(attempt: int) -> timedelta:
     """
     seconds = min(FIRST_RETRY_SECONDS * 2 ** min(attempt - 1, 20), LONGEST_RETRY_SECONDS)
     return timedelta(seconds=seconds * random.uniform(0.75, 1))  # noqa: S311
-
-
-def in_one_line(text: str) -> str:
-    """Return the beginning of `text` without what a terminal or PostgreSQL can't take."""
-    printable = "".join(it if it.isprintable() else " " for it in text[:LONGEST_ERROR])
-    return " ".join(printable.split())
 
 
 @contextmanager

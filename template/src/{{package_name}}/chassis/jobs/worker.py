@@ -84,6 +84,9 @@ class Worker:
         self.database = state_of(service, Database)
         self.driver = WorkerDriver(self.database.engine)
         chosen = self.settings.worker_queues
+        if unknown := set(chosen) - {job.queue for job in jobs}:
+            # No error: another release may have jobs in them.
+            logger.warning("no job has these WORKER_QUEUES", queues=sorted(unknown))
         # Whatever its queues are: otherwise nobody might prune.
         self.jobs = [schedule.prune, *(job for job in jobs if not chosen or job.queue in chosen)]
         self.running = Running()
