@@ -205,6 +205,7 @@ def test_one_command_and_one_curl_lead_from_a_fresh_project_to_a_row_that_stays(
     assert json.loads(run("sh", "-c", curl, cwd=desk).stdout)["name"] == "pen"
     assert httpx2.get(f"{first.url}/health/ready").status_code == 200
     # The worker, which ends with it.
+    assert f"the worker started too; its probes and metrics are on port {first.port + 1}\n" in first.output
     ready(f"http://localhost:{first.port + 1}")
     token = make(desk, "-s", "token", "SUBJECT=ada").stdout.strip()
     me = httpx2.get(f"{first.url}/v1/me", headers={"Authorization": f"Bearer {token}"})
