@@ -2,8 +2,9 @@
 
 import asyncio
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from datetime import UTC
+from importlib import import_module
 
 from pgqueuer.domain.types import JobId
 from sqlalchemy import exc, text
@@ -12,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..database import faults, postgresql
 from ..database.driver import DatabaseSettings
 from ..main import Command, serve
-from ..settings import Settings
+from ..settings import PACKAGE, Settings
+from . import schedule
+from .feature import jobs_of
 from .queue import SessionDriver, in_one_line, queries
 
 WORKER = f"{__package__}.worker:create_worker"
@@ -27,11 +30,17 @@ LIST = text(
     WHERE status::text = :status OR :status = 'all' ORDER BY id DESC LIMIT :most
     """
 )
+UNKNOWN = text(
+    "SELECT entrypoint AS name, count(*) AS number FROM jobs.pgqueuer"
+    " WHERE status = 'queued' AND entrypoint <> ALL(:known) GROUP BY entrypoint ORDER BY entrypoint"
+)
 FAILED = text("SELECT id FROM jobs.pgqueuer WHERE status = 'failed'")
 FOUND = text("SELECT id FROM jobs.pgqueuer WHERE id = ANY(:ids)")
 MOST = 100
 # PostgreSQL's notices have at most 8,000 bytes.
 MOST_IN_A_NOTICE = 300
+# The column has 64 bits.
+LONGEST_ID = 19
 
 
 def commands() -> tuple[Command[Settings], Command[DatabaseSettings]]:
@@ -51,9 +60,15 @@ def _arguments(parser: ArgumentParser) -> None:
     listing = actions.add_parser("list", help=f"print the newest {MOST} jobs of a status")
     listing.add_argument("status", nargs="?", default="failed", choices=STATUS)
     retry = actions.add_parser("retry", help="run failed jobs again, with all their attempts")
-    retry.add_argument("ids", nargs="*", type=int, metavar="id", help="without one: all")
+    retry.add_argument("ids", nargs="*", type=_id, metavar="id", help="without one: all")
     cancel = actions.add_parser("cancel", help="delete jobs, and stop those that run")
-    cancel.add_argument("ids", nargs="+", type=int, metavar="id")
+    cancel.add_argument("ids", nargs="+", type=_id, metavar="id")
+
+
+def _id(given: str) -> int:
+    if not (given.isascii() and given.isdigit() and len(given) < LONGEST_ID):
+        raise ArgumentTypeError(f"{given!r} is no id, such as 7: list prints them")
+    return int(given)
 
 
 def _jobs(settings: DatabaseSettings, arguments: Namespace) -> None:
@@ -64,10 +79,12 @@ def _jobs(settings: DatabaseSettings, arguments: Namespace) -> None:
 
 
 async def _with_session(settings: DatabaseSettings, arguments: Namespace) -> None:
+    known = _names() if arguments.action == "list" else []
     engine = postgresql.create_engine(settings.database_url.get_secret_value())
     async with AsyncSession(engine) as session:
         if arguments.action == "list":
             await _list(session, arguments.status)
+            await _list_unknown(session, known)
         else:
             await _change(session, arguments.action, arguments.ids)
             await session.commit()
@@ -83,6 +100,19 @@ async def _list(session: AsyncSession, status: str) -> None:
         arguments = (row.arguments or b"{}").decode(errors="replace")
         text = f"{row.id} {row.name}{arguments} {row.status} attempts={row.attempts} due={due}"
         print(in_one_line(text) + (f" error={in_one_line(row.error)}" if row.error else ""))
+
+
+async def _list_unknown(session: AsyncSession, known: list[str]) -> None:
+    rows = (await session.execute(UNKNOWN, {"known": known})).all()
+    if rows:
+        names = ", ".join(f"{row.name} ({row.number})" for row in rows)
+        print(f"no worker of this release runs these queued jobs: {in_one_line(names)}")
+
+
+def _names() -> list[str]:
+    """Return the names of the jobs that this release lists."""
+    application = import_module(f"{PACKAGE}.app").create_app()
+    return [job.name for job in (*jobs_of(application.features), schedule.prune)]
 
 
 async def _change(session: AsyncSession, action: str, chosen: list[int]) -> None:

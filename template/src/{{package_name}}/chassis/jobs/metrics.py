@@ -19,6 +19,11 @@ QUEUED = Gauge(
     "jobs_queued", "Jobs that wait, delayed ones included.", ["job_name"], registry=REGISTRY
 )
 FAILED = Gauge("jobs_failed", "Failed jobs, kept to be retried.", ["job_name"], registry=REGISTRY)
+UNKNOWN = Gauge(
+    "jobs_unknown",
+    "Jobs that wait, and that the release of this worker does not know.",
+    registry=REGISTRY,
+)
 OLDEST_DUE = Gauge(
     "jobs_oldest_due_seconds",
     "How long the oldest job that is due has been waiting; 0 if none is.",
@@ -34,12 +39,13 @@ FROM jobs.pgqueuer GROUP BY entrypoint
 
 
 async def measure(driver: WorkerDriver, names: set[str]) -> None:
-    """Count the jobs of the whole queue; those in `names` have a number even if there are none."""
+    """Count the jobs of the whole queue; `names` are those that the release knows."""
     rows = {str(row["entrypoint"]): row for row in await driver.fetch(STATE)}
     for gauge, column in ((QUEUED, "queued"), (FAILED, "failed")):
         gauge.clear()
         for name in names | rows.keys():
             gauge.labels(name).set(_number(rows.get(name, {}).get(column)))
+    UNKNOWN.set(sum(_number(row["queued"]) for name, row in rows.items() if name not in names))
     OLDEST_DUE.set(max([0.0, *(_number(row["due"]) for row in rows.values())]))
 
 

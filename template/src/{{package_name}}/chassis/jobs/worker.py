@@ -87,6 +87,7 @@ class Worker:
         if unknown := set(chosen) - {job.queue for job in jobs}:
             # No error: another release may have jobs in them.
             logger.warning("no job has these WORKER_QUEUES", queues=sorted(unknown))
+        self.names = {job.name for job in [schedule.prune, *jobs]}
         # Whatever its queues are: otherwise nobody might prune.
         self.jobs = [schedule.prune, *(job for job in jobs if not chosen or job.queue in chosen)]
         self.running = Running()
@@ -148,7 +149,7 @@ class Worker:
             await asyncio.sleep(await schedule.tick(self.database.sessions, self.jobs))
 
     async def _measure(self) -> float:
-        await metrics.measure(self.driver, {job.name for job in self.jobs})
+        await metrics.measure(self.driver, self.names)
         return MEASURE_SECONDS
 
 
