@@ -23,11 +23,12 @@ WORKER = f"{__package__}.worker:create_worker"
 STATUS = ["failed", "queued", "picked", "all"]
 LIST = text(
     """
-    SELECT id, entrypoint AS name, status::text, attempts, execute_after,
-        payload AS arguments, (SELECT traceback ->> 'exception_message' FROM jobs.pgqueuer_log log
-        WHERE log.job_id = job.id AND traceback IS NOT NULL ORDER BY created DESC, id DESC LIMIT 1)
-        AS error FROM jobs.pgqueuer job
-    WHERE status::text = :status OR :status = 'all' ORDER BY id DESC LIMIT :most
+    SELECT id, entrypoint AS name, payload AS arguments, status::text, attempts, execute_after,
+        (SELECT traceback ->> 'exception_message' FROM jobs.pgqueuer_log log
+        WHERE log.job_id = job.id AND traceback IS NOT NULL
+        ORDER BY created DESC, id DESC LIMIT 1) AS error
+    FROM jobs.pgqueuer job WHERE status::text = :status OR :status = 'all'
+    ORDER BY id DESC LIMIT :most
     """
 )
 UNKNOWN = text(
@@ -98,8 +99,8 @@ async def _list(session: AsyncSession, status: str) -> None:
     for row in rows:
         due = row.execute_after.astimezone(UTC).isoformat(" ", "seconds")
         arguments = (row.arguments or b"{}").decode(errors="replace")
-        text = f"{row.id} {row.name}{arguments} {row.status} attempts={row.attempts} due={due}"
-        print(in_one_line(text) + (f" error={in_one_line(row.error)}" if row.error else ""))
+        line = f"{row.id} {row.name}{arguments} {row.status} attempts={row.attempts} due={due}"
+        print(in_one_line(line) + (f" error={in_one_line(row.error)}" if row.error else ""))
 
 
 async def _list_unknown(session: AsyncSession, known: list[str]) -> None:

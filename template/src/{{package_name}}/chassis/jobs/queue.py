@@ -68,8 +68,8 @@ async def run(connection: AsyncConnection, statement: str, args: tuple[object, .
 
 
 def in_one_line(text: str) -> str:
-    """Return the beginning of `text` without what a terminal or PostgreSQL can't take."""
-    printable = "".join(it if it.isprintable() else " " for it in text[:LONGEST_LINE])
+    """Return the beginning of `text`, without characters that a terminal or PostgreSQL refuses."""
+    printable = "".join(c if c.isprintable() else " " for c in text[:LONGEST_LINE])
     return " ".join(printable.split())
 
 

@@ -85,7 +85,7 @@ class Worker:
         self.driver = WorkerDriver(self.database.engine)
         chosen = self.settings.worker_queues
         if unknown := set(chosen) - {job.queue for job in jobs}:
-            # No error: another release may have jobs in them.
+            # No reason to end: another release may have jobs in them.
             logger.warning("no job has these WORKER_QUEUES", queues=sorted(unknown))
         self.names = {job.name for job in [schedule.prune, *jobs]}
         # Whatever its queues are: otherwise nobody might prune.
