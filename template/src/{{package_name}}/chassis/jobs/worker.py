@@ -92,16 +92,7 @@ class Worker:
         self.jobs = [schedule.prune, *(job for job in jobs if not chosen or job.queue in chosen)]
         self.running = Running()
         self.looked_at = 0.0
-        self.manager = self._manager()
-
-    def _manager(self) -> QueueManager:
-        manager = QueueManager(WorkerQueries(self), NAMES.channel)
-        manager.shutdown = self.driver.stopped
-        for job in self.jobs:
-            manager.register_executor(
-                job.name, Executor(job, self.service, self.driver, self.running)
-            )
-        return manager
+        self.manager: QueueManager
 
     def room(self) -> int:
         return max(0, self.settings.worker_concurrency - len(self.manager.job_context))
@@ -133,7 +124,12 @@ class Worker:
                 await asyncio.wait_for(self.driver.stopped.wait(), pause)
 
     async def _work(self) -> float:
-        self.manager = self._manager()
+        # A manager runs once.
+        self.manager = QueueManager(WorkerQueries(self), NAMES.channel)
+        self.manager.shutdown = self.driver.stopped
+        for job in self.jobs:
+            executor = Executor(job, self.service, self.driver, self.running)
+            self.manager.register_executor(job.name, executor)
         await self.manager.run(
             dequeue_timeout=timedelta(seconds=self.settings.worker_poll_seconds),
             batch_size=self.settings.worker_concurrency,
