@@ -40,14 +40,10 @@ FROM jobs.pgqueuer GROUP BY entrypoint
 
 async def measure(driver: WorkerDriver, names: set[str]) -> None:
     """Count the jobs of the whole queue; `names` are those that the release knows."""
-    rows = {str(row["entrypoint"]): row for row in await driver.fetch(STATE)}
+    rows = {row["entrypoint"]: row for row in await driver.fetch(STATE)}
     for gauge, column in ((QUEUED, "queued"), (FAILED, "failed")):
         gauge.clear()
         for name in names | rows.keys():
-            gauge.labels(name).set(_number(rows.get(name, {}).get(column)))
-    UNKNOWN.set(sum(_number(row["queued"]) for name, row in rows.items() if name not in names))
-    OLDEST_DUE.set(max([0.0, *(_number(row["due"]) for row in rows.values())]))
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
+            gauge.labels(name).set(rows.get(name, {}).get(column, 0))
+    UNKNOWN.set(sum(row["queued"] for name, row in rows.items() if name not in names))
+    OLDEST_DUE.set(max([0.0, *(row["due"] or 0.0 for row in rows.values())]))

@@ -45,7 +45,7 @@ PAUSE_SECONDS = 0.5
 LEAST_SECONDS_BETWEEN_NOTICES = 0.02
 LONGEST_LINE = 1000
 
-Rows = list[dict[str, object]]
+Rows = list[dict[str, Any]]
 Notice = Callable[[str | bytes | bytearray], None]
 
 logger = structlog.get_logger()
