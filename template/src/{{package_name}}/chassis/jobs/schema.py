@@ -19,11 +19,19 @@ COUNT_CRASHES = (
         RETURN NEW;
     END $$
     """,
+    # Only once: it needs a lock on the table, for which it would wait for each transaction that
+    # enqueued, while the migrations hold locks that such a transaction may wait for.
     """
-    CREATE OR REPLACE TRIGGER count_crash BEFORE UPDATE OF status ON jobs.pgqueuer FOR EACH ROW
-    WHEN (OLD.status = 'picked' AND NEW.status = 'picked'
-        AND OLD.queue_manager_id IS DISTINCT FROM NEW.queue_manager_id)
-    EXECUTE FUNCTION jobs.count_crash()
+    DO $$ BEGIN
+        IF NOT EXISTS (SELECT FROM pg_trigger
+            WHERE tgname = 'count_crash' AND tgrelid = 'jobs.pgqueuer'::regclass)
+        THEN
+            CREATE TRIGGER count_crash BEFORE UPDATE OF status ON jobs.pgqueuer FOR EACH ROW
+            WHEN (OLD.status = 'picked' AND NEW.status = 'picked'
+                AND OLD.queue_manager_id IS DISTINCT FROM NEW.queue_manager_id)
+            EXECUTE FUNCTION jobs.count_crash();
+        END IF;
+    END $$
     """,
 )
 
