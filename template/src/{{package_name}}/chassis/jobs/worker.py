@@ -166,7 +166,8 @@ def create_worker(settings: chassis_settings.Settings | None = None) -> Service:
 def worker_of(application: Service) -> Service:
     jobs = jobs_of(application.features)
     if not jobs:
-        raise TypeError("create_app has no jobs.feature(...) in its features")
+        # No error: a service without jobs of its own starts too, with its worker beside it.
+        logger.warning("create_app has no jobs.feature(...) in its features")
     # At info, PgQueuer writes a line of its own for each retry.
     logging.getLogger("pgqueuer").setLevel(logging.WARNING)
     # No balancer sends requests to a worker, so it need not wait for one.
