@@ -254,6 +254,8 @@ def test_a_resource_stays_while_it_has_jobs_of_its_owner(generator: Any, tmp_pat
 
 def test_a_resource_can_not_take_a_name_that_the_written_code_uses(generator: Any) -> None:
     types = "text bigint(1..) decimal(9,2,0.01..) uuid json str! date datetime enum(a) ref(items) float bool int(1..)"
+    from ops.resource.app import identifiers
+
     fields = " ".join(f"gadget{number}:{kind}" for number, kind in enumerate(types.split()))
     definition = generator.Definition("gadgets", fields)
     texts = generator.writing.formatted(generator.project, generator.writing.modules(generator.project, definition))
@@ -268,21 +270,6 @@ def test_a_resource_can_not_take_a_name_that_the_written_code_uses(generator: An
         with contextlib.suppress(generator.RefusedError):
             accepted.append(generator.Definition(f"many_{singular}", "a:str", singular).one)
     assert " ".join(accepted) == ""
-
-
-def identifiers(module: ast.Module) -> set[str]:
-    """Name what a module defines, imports or refers to, other than attributes."""
-    found: set[str] = set()
-    for node in ast.walk(module):
-        if isinstance(node, ast.Name):
-            found.add(node.id)
-        elif isinstance(node, ast.arg):
-            found.add(node.arg)
-        elif isinstance(node, ast.alias):
-            found.add(node.asname or node.name.split(".")[0])
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
-    return found
 
 
 def test_app_py_without_its_anchors_and_two_newest_migrations_are_refused(generator: Any, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ class App:
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
         self.text = text
-        self.names = _names(ast.parse(text))
+        self.names = identifiers(ast.parse(text))
 
     def with_router(self, name: str, parts: Sequence[str]) -> str:
         """Return the text with a resource's two lines; `parts` of the chassis guard its router."""
@@ -59,8 +59,8 @@ class App:
         return left
 
 
-def _names(module: ast.Module) -> set[str]:
-    """Return every name that a module uses."""
+def identifiers(module: ast.Module) -> set[str]:
+    """Name what a module defines, imports or refers to, other than attributes."""
     found: set[str] = set()
     for node in ast.walk(module):
         if isinstance(node, ast.Name):
