@@ -94,6 +94,8 @@ wait_for_a_response() {
     while [ "$tries" -gt 0 ] && runs "$name"; do
         ready=yes
         response=$(engine exec "$name" python -c "$ask_ready" 2>/dev/null) || ready=
+        # Docker writes to the output, too, that the container has just ended.
+        case $response in "{"*) ;; *) response= ;; esac
         if [ -n "$response" ]; then
             detail=$(echo "$response" | sed 's/.*"detail":"\([^"]*\)".*/\1/')
             [ -n "$ready" ] || set -- ", but is not ready: $detail. 'make stop up' starts what it needs too"
