@@ -111,6 +111,7 @@ def image(template: Path, answers: dict[str, str], tmp_path_factory: pytest.Temp
 
 def test_make_run_starts_a_service_without_redis(image: str, render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(cache="redis"), tmp_path / "project"))
+    (project / ".env").write_text("SHUTDOWN_DELAY_SECONDS=0\n")
     port = free_port()
     names = (f"NAME=t{port}", f"IMAGE={image}", f"PORT={port}")
     try:

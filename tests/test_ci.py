@@ -308,12 +308,15 @@ def execute(described: dict[str, Any], project: Path, environment: dict[str, str
     return printed
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_the_check_job_passes_in_a_fresh_project(render: Any, tmp_path: Path) -> None:
+    """With few of the tests: `tests/test_quality.py` and, in the image's Python, `tests/test_image.py` run all."""
     project = Path(shutil.copytree(render(**GITHUB[0]), tmp_path / "project"))
     described = job(project, "check")
     # The oldest: the only one that is sure to be here.
     python = described["strategy"]["matrix"]["python"][-1]
     environment = {name: value.replace("${{ matrix.python }}", python) for name, value in described["env"].items()}
+    environment["ARGS"] = "--no-cov -n0 tests/test_app.py tests/chassis/test_wall.py"
     [printed] = execute(described, project, {**os.environ, **environment})
     assert re.search(r"(?m)^=+ \d+ passed", printed)
     assert run("uv", "run", "python", "--version", cwd=project, env={**os.environ, **environment}).stdout.startswith(
@@ -330,6 +333,7 @@ def test_the_image_job_passes_in_a_fresh_project(
     name = f"pipeline-{len(features)}"
     given = {"package_name": name.replace("-", "_"), "python_version": answers["python_version"], **features}
     project = Path(shutil.copytree(render(ci="github", **given), tmp_path / "project"))
+    (project / ".env").write_text("SHUTDOWN_DELAY_SECONDS=0\n")
     commit(project, "start")
     try:
         for server in re.findall(r"(?m)^ +image: (\S+)$", (project / "compose.yaml").read_text()):

@@ -35,6 +35,8 @@ from test_quality import YAML_RULES
 
 DATABASES = ["sqlite", "postgresql"]
 HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+# Where a test stops a container: in production it waits for three seconds.
+AT_ONCE = "SHUTDOWN_DELAY_SECONDS=0"
 POSTGRES = "postgres:17"
 # What the processes of the image import.
 IMPORTS = {
@@ -74,6 +76,7 @@ def test_dockerfile_and_compose_file_pass_their_linters(render: Any, database: s
     run("yamllint", "--strict", "--config-data", YAML_RULES, "compose.yaml", cwd=project)
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_make_migration_writes_the_changes_of_the_models(render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
     refused = run("make", "migration", cwd=project, check=False)
@@ -168,6 +171,7 @@ def test_make_check_passes_without_the_example_and_its_migration(render: Any, tm
         assert len(list((project / "migrations/versions").glob("*.py"))) == 1
 
 
+@pytest.mark.usefixtures("one_environment")
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_make_migration_needs_no_server(render: Any, tmp_path: Path, database: str) -> None:
     """It ignores the server of .env."""
@@ -181,6 +185,7 @@ def test_make_migration_needs_no_server(render: Any, tmp_path: Path, database: s
     run("make", "lint", cwd=project)
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_make_migrate_reports_in_one_line_that_the_database_is_down(render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(database="postgresql"), tmp_path / "project"))
     (project / ".env").write_text(f"DATABASE_URL=postgres://postgres:sesame@localhost:{free_port()}/none\n")
@@ -287,7 +292,7 @@ class Store:
 
     def __init__(self, image: str, options: list[str], server: str | None) -> None:
         self.image = image
-        self.options = [*HARDENED, *options]
+        self.options = [*HARDENED, f"--env={AT_ONCE}", *options]
         self.server = server
 
     def migrate(self) -> list[dict[str, Any]]:
@@ -540,7 +545,7 @@ def compose(
     rendered = render(database=database, python_version=python_version, **jobs)
     project = Path(shutil.copytree(rendered, tmp_path / "project"))
     port = free_port()
-    (project / ".env").write_text(f"PORT={port}\nDATABASE_URL=nowhere\n")
+    (project / ".env").write_text(f"PORT={port}\nDATABASE_URL=nowhere\n{AT_ONCE}\n")
     monkeypatch.setenv("COMPOSE_PROJECT_NAME", f"t{port}")
     commit(project, "start")
     yield project, f"http://127.0.0.1:{port}"
@@ -624,7 +629,7 @@ def test_make_run_keeps_the_data_of_the_container_that_it_replaces(
     project = Path(shutil.copytree(render(database=database, python_version=python_version), tmp_path / "project"))
     port = str(free_port())
     names = [f"NAME=t{port}", f"IMAGE=t{port}", f"PORT={port}"]
-    (project / ".env").write_text("DATABASE_URL=sqlite:///here.db\n")
+    (project / ".env").write_text(f"DATABASE_URL=sqlite:///here.db\n{AT_ONCE}\n")
     try:
         for status in (201, 409):
             run("make", "run", *names, cwd=project)

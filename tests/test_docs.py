@@ -23,7 +23,7 @@ FILE = re.compile(r"`([\w./-]+/[\w.-]+|\.env\.example)`[^`]*:$")
 PACKAGE = "src/my_service"
 
 ANSWERS = [
-    {"ci": "none"},
+    {},
     {"database": "sqlite", "cache": "redis", "auth": "api-key"},
     {
         "database": "postgresql",
@@ -91,9 +91,9 @@ def place(lines: list[str], new: list[str]) -> int:
     return found[-1] + 1 if found else len(lines)
 
 
-def documented(installed: Path, project: Path) -> Path:
+def documented(rendered: Path, project: Path) -> Path:
     """Copy a project and write what its documents show."""
-    shutil.copytree(installed, project, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
+    shutil.copytree(rendered, project)
     for document in documents(project):
         for name, code in snippets(document):
             write(project, name, code)
@@ -102,9 +102,16 @@ def documented(installed: Path, project: Path) -> Path:
     return project
 
 
+@pytest.fixture(scope="module")
+def plain(render: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return documented(render(), tmp_path_factory.mktemp("plain") / "project")
+
+
 @pytest.fixture(scope="module", params=ANSWERS, ids=["nothing", "sqlite", "postgresql"])
-def project(request: Any, installed_with: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return documented(installed_with(**request.param), tmp_path_factory.mktemp("documented") / "project")
+def project(request: Any, render: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not request.param:
+        return Path(request.getfixturevalue("plain"))
+    return documented(render(**request.param), tmp_path_factory.mktemp("documented") / "project")
 
 
 def test_snippets_pass_the_projects_own_checks(project: Path) -> None:
@@ -159,11 +166,6 @@ def serving(project: Path, **environment: str) -> Iterator[tuple[str, subprocess
     finally:
         process.kill()
         process.wait()
-
-
-@pytest.fixture(scope="module")
-def plain(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return documented(installed, tmp_path_factory.mktemp("plain") / "project")
 
 
 def no_socket_is_open(url: str) -> None:

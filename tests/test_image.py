@@ -331,6 +331,8 @@ def test_on_python_3_15_a_missing_postgresql_is_one_line(on_3_15: Any) -> None:
 def made(project: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """Return `made(target, NAME=…)`: `make` in the project, whose containers and images are removed afterwards."""
     names = ["orders", "orders-test"]
+    # A stop in production takes three seconds.
+    (project / ".env").write_text("SHUTDOWN_DELAY_SECONDS=0\n")
     prefix = f"t{free_port()}-"
 
     def make(target: str, *, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -392,6 +394,7 @@ def test_two_runs_at_once_end_with_one_container(made: Any, project: Path) -> No
 @pytest.mark.parametrize("moment", ["while it stops", "once it has stopped"])
 def test_an_interrupted_run_leaves_the_container_that_it_was_to_replace(made: Any, project: Path, moment: str) -> None:
     port = str(free_port())
+    (project / ".env").unlink()
     made("run", PORT=port)
     first = inspect(made.prefix + "orders")["Id"]
     names = (f"NAME={made.prefix}orders", f"IMAGE={made.prefix}image", f"PORT={port}")
@@ -454,7 +457,8 @@ def test_a_run_that_fails_removes_no_container_of_another_name(
 
 def test_run_reads_env_files_and_shows_why_a_container_ended(made: Any, project: Path) -> None:
     port = str(free_port())
-    (project / ".env").write_text(f"LOG_LEVEL=debug\nPORT={port} # ours\nFORWARDED_ALLOW_IPS=10.0.0.1\n")
+    with (project / ".env").open("a") as file:
+        file.write(f"LOG_LEVEL=debug\nPORT={port} # ours\nFORWARDED_ALLOW_IPS=10.0.0.1\n")
     made("run")
     assert httpx2.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
     assert "LOG_LEVEL=debug" in inspect(made.prefix + "orders")["Config"]["Env"]
