@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import asyncpg
 import structlog
 from pgqueuer.adapters.persistence.qb import (
     QueryBuilderEnvironment,
@@ -44,6 +45,10 @@ PAUSE_SECONDS = 0.5
 # PostgreSQL announces each changed row; a worker need not look for jobs that often.
 LEAST_SECONDS_BETWEEN_NOTICES = 0.02
 LONGEST_LINE = 1000
+# A connection that only listens is checked so often.
+LISTEN_SECONDS = 30.0
+# Of asyncpg itself, where SQLAlchemy does not wrap them. A standby server can't listen.
+RAW_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 Rows = list[dict[str, Any]]
 Notice = Callable[[str | bytes | bytearray], None]
@@ -123,7 +128,7 @@ class WorkerDriver(Driver):
 
     async def _listen(self, channel: str, notices: Notices) -> None:
         while True:
-            with suppress(exc.DBAPIError, exc.TimeoutError):
+            with suppress(exc.DBAPIError, exc.TimeoutError, *RAW_ERRORS):
                 async with self.engine.connect() as connection:
                     raw: Any = (await connection.get_raw_connection()).driver_connection
                     closed = asyncio.Event()
@@ -131,7 +136,11 @@ class WorkerDriver(Driver):
                     await raw.add_listener(channel, notices)
                     # What was announced while nobody listened is found by polling.
                     try:
-                        await closed.wait()
+                        while True:
+                            with suppress(TimeoutError):
+                                await asyncio.wait_for(closed.wait(), LISTEN_SECONDS)
+                            # Raises if it is closed, or if the network was cut.
+                            await raw.execute("SELECT 1")
                     finally:
                         # Else the pool keeps the connection, which would go on listening.
                         await connection.invalidate()

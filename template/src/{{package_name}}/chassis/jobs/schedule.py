@@ -25,6 +25,7 @@ ADD = text(
 )
 READ = text(
     "SELECT id, entrypoint, expression, next_run, now() AS now FROM jobs.pgqueuer_schedules"
+    " ORDER BY id"
 )
 # Of several workers, one finds the row as it was.
 ADVANCE = text(
@@ -66,11 +67,12 @@ async def tick(sessions: Sessions, jobs: Sequence[Job[Any]]) -> float:
             due = crons.get((row.entrypoint, row.expression))
             if due is None:
                 continue
-            later = row.next_run
-            if later <= row.now:
-                later = _next(row.expression, row.now)
+            later = _next(row.expression, row.now)
+            is_due = row.next_run <= row.now
+            # Later than the next tick, if the database's clock was ahead.
+            if is_due or row.next_run > later:
                 values = {"id": row.id, "due": row.next_run, "next": later}
-                if await session.scalar(ADVANCE, values):
+                if await session.scalar(ADVANCE, values) and is_due:
                     await due.enqueue(session)
             pause = min(pause, (later - row.now).total_seconds())
         await session.commit()
