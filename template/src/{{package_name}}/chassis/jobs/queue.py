@@ -45,9 +45,9 @@ PAUSE_SECONDS = 0.5
 # PostgreSQL announces each changed row; a worker need not look for jobs that often.
 LEAST_SECONDS_BETWEEN_NOTICES = 0.02
 LONGEST_LINE = 1000
-# A connection that only listens is checked so often.
+# How often a connection that only listens is checked.
 LISTEN_SECONDS = 30.0
-# Of asyncpg itself, where SQLAlchemy does not wrap them. A standby server can't listen.
+# asyncpg's own, which SQLAlchemy does not wrap here. A standby server, for example, can't listen.
 RAW_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 Rows = list[dict[str, Any]]
