@@ -8,10 +8,25 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from . import docs, errors, health, limits, logs, metrics, security, shutdown, sockets, telemetry
+from . import (
+    docs,
+    errors,
+    event_loop,
+    health,
+    limits,
+    logs,
+    metrics,
+    security,
+    shutdown,
+    sockets,
+    telemetry,
+)
 from .feature import Feature
 from .service import Service
 from .settings import DISTRIBUTION, Settings
+
+# What every service has.
+BUILT_IN = (shutdown.feature, event_loop.feature)
 
 
 def pipeline(settings: Settings, features: Sequence[Feature]) -> list[Middleware]:
@@ -46,7 +61,7 @@ def create_app(
     Raise TypeError if `settings` lacks what a feature needs, ValueError if two features or
     checks have one name.
     """
-    features = [shutdown.feature, *features]
+    features = [*BUILT_IN, *features]
     _check(settings, features)
     logs.configure(settings.log_level, settings.log_format)
     service = Service(

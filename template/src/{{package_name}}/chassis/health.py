@@ -4,15 +4,30 @@ import asyncio
 
 import structlog
 from fastapi import APIRouter, HTTPException, Request
+from prometheus_client import Gauge
 from pydantic import BaseModel
 
 from . import errors
 from .feature import Check, DegradedError, NotReadyError
+from .metrics import REGISTRY
 from .service import Service
 
 logger = structlog.get_logger()
 
 CHECK_TIMEOUT_SECONDS = 2.0
+
+# As the orchestrator found them: between two probes they stay as they are.
+READY = Gauge(
+    "service_ready",
+    "1 if the service was ready when it was last probed, 0 if not.",
+    registry=REGISTRY,
+)
+PASSED = Gauge(
+    "readiness_check_passed",
+    "1 if the check passed in the last probe; 0 if it failed, or the service does without.",
+    ["check"],
+    registry=REGISTRY,
+)
 
 router = APIRouter(tags=["health"], responses=errors.RESPONSES)
 
@@ -41,6 +56,7 @@ async def ready(request: Request) -> Health:
     await asyncio.gather(
         *(_run(name, check, service, failing, degraded) for name, check in checks.items())
     )
+    READY.set(not failing)
     if failing:
         raise HTTPException(503, f"Failing: {', '.join(sorted(failing))}")
     if degraded:
@@ -51,9 +67,11 @@ async def ready(request: Request) -> Health:
 async def _run(
     name: str, check: Check, service: Service, failing: list[str], degraded: list[str]
 ) -> None:
+    passed = False
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
             await check(service)
+        passed = True
     except DegradedError as reason:
         degraded.append(f"{name} ({reason})")
     except NotReadyError as reason:
@@ -62,3 +80,5 @@ async def _run(
     except Exception as error:
         failing.append(name)
         logger.warning("readiness check failed", check=name, error=repr(error))
+    finally:
+        PASSED.labels(name).set(passed)

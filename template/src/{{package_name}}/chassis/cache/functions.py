@@ -15,8 +15,10 @@ from string import Formatter
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, get_type_hints
 from uuid import UUID, uuid4
 
+from prometheus_client import Counter
 from pydantic import TypeAdapter, ValidationError
 
+from ..metrics import REGISTRY
 from .client import PREFIX, Cache
 
 # All entries together. Redis needs twice that, and must not evict keys, such as rate limits.
@@ -84,6 +86,12 @@ while true do
 end
 return {removed}
 """
+LOOKUPS = Counter(
+    "cache_lookups",
+    "Calls of cached functions, by whether Redis had the result (hit, miss).",
+    ["result"],
+    registry=REGISTRY,
+)
 ENTRY, LOCK = f"{PREFIX}entry:", f"{PREFIX}lock:"
 INDEX, SIZES = f"{PREFIX}entries", f"{PREFIX}sizes"
 
@@ -152,6 +160,7 @@ class _Rule(Generic[P, R]):
     async def call(self, cache: Cache, *args: P.args, **kwargs: P.kwargs) -> R:
         digest, tags = self._keys(*args, **kwargs)
         found = await self._look_up(cache, digest, tags)
+        LOOKUPS.labels("miss" if found.value is None else "hit").inc()
         if found.value is not None:
             try:
                 return self._read(found.value)

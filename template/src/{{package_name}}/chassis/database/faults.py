@@ -5,10 +5,12 @@ import re
 import structlog
 from fastapi import HTTPException, WebSocket, WebSocketException
 from fastapi.requests import HTTPConnection
+from prometheus_client import Gauge
 from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.websockets import WebSocketState
 
+from ..metrics import REGISTRY
 from .driver import Driver
 
 RETRY_AFTER_SECONDS = 2
@@ -24,6 +26,13 @@ MIGRATED = text("SELECT version_num FROM alembic_version")
 # RFC 6455 and its registry: the request is at fault; the client may try again later.
 POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
+
+REVISION = Gauge(
+    "database_revision_info",
+    "Always 1; the label is the migration that the database was at in the last probe.",
+    ["revision"],
+    registry=REGISTRY,
+)
 
 logger = structlog.get_logger()
 
@@ -57,7 +66,10 @@ def reason(error: exc.StatementError | exc.TimeoutError) -> str:
 async def check_migrated(engine: AsyncEngine, driver: Driver) -> None:
     """Raise SQLAlchemy's error unless the database responds and was ever migrated."""
     async with driver.reading(engine).connect() as connection:
-        await connection.execute(MIGRATED)
+        found = await connection.execute(MIGRATED)
+    REVISION.clear()
+    for (revision,) in found:
+        REVISION.labels(revision).set(1)
 
 
 async def problem(

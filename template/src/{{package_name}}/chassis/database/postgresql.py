@@ -14,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 from ..settings import PACKAGE
 from . import sessions
 from .driver import DatabaseSettings, Driver
+from .pool import Pool
 
 __all__ = ["Settings", "driver", "feature"]
 
@@ -76,6 +77,7 @@ def create_engine(url: str, *, migrating: bool = False) -> AsyncEngine:
     engine = create_async_engine(
         address,
         async_creator=connect,
+        poolclass=Pool,
         pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=POOL_WAIT_SECONDS,

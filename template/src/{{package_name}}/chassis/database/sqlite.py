@@ -16,6 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from ..settings import PACKAGE
 from . import sessions
 from .driver import DatabaseSettings, Driver
+from .pool import Pool
 
 __all__ = ["Settings", "driver", "feature"]
 
@@ -65,6 +66,7 @@ def create_engine(url: str, *, migrating: bool = False) -> AsyncEngine:
         url,
         # None: transactions begin in `_begin`, not in sqlite3.
         connect_args={"timeout": timeout, "isolation_level": None},
+        poolclass=Pool,
         pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=POOL_WAIT_SECONDS,

@@ -170,14 +170,14 @@ def worker_of(application: Service) -> Service:
         logger.warning("create_app has no jobs.feature(...) in its features")
     # At info, PgQueuer writes a line of its own for each retry.
     logging.getLogger("pgqueuer").setLevel(logging.WARNING)
+    inner = [_inner(it) for it in application.features if it not in chassis_app.BUILT_IN]
     # No balancer sends requests to a worker, so it need not wait for one.
     changes = {"shutdown_delay_seconds": 0, "docs_enabled": False}
     return chassis_app.create_app(
         application.settings.model_copy(update=changes),
         title=f"{application.title}: worker",
         version=application.version,
-        # Without the first one, which `create_app` adds.
-        features=[*(_inner(it) for it in application.features[1:]), _worker(jobs)],
+        features=[*inner, _worker(jobs)],
     )
 
 
