@@ -11,10 +11,18 @@ import jwt
 import orjson
 import structlog
 from fastapi import HTTPException
+from prometheus_client import Gauge
 
+from ..metrics import REGISTRY
 from ..settings import PACKAGE
 
 logger = structlog.get_logger()
+
+FETCHED = Gauge(
+    "jwt_keys_fetched_timestamp_seconds",
+    "When the issuer's keys were last fetched, in Unix time; 0 if never.",
+    registry=REGISTRY,
+)
 
 # One per kind of key. None uses a shared secret, since anybody could sign with a published key.
 ALGORITHMS = {("RSA", None): "RS256", ("EC", "P-256"): "ES256"}
@@ -94,6 +102,7 @@ class IssuerKeys:
         try:
             self.known = usable(await self._download())
             self.failing = False
+            FETCHED.set_to_current_time()
         except Exception as error:
             logger.warning("the issuer's keys can't be fetched", error=repr(error))
             self.failing = True
