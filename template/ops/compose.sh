@@ -1,5 +1,5 @@
 #!/bin/sh
-# What `make up` and `make down` do; also writes the secrets that compose's containers read.
+# What `make up`, `make observe` and `make down` do; also writes the secrets that compose's containers read.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=project.sh
 . "${0%/*}/project.sh"
@@ -25,6 +25,17 @@ up() {
     # shellcheck disable=SC2086
     [ -z "$failing" ] || engine compose logs --tail 20 $failing
     return 1
+}
+
+# Also Prometheus, Grafana and Tempo, to which the service sends its traces.
+observe() {
+    COMPOSE_FILE=compose.yaml
+    for file in compose.override.yaml ops/observe/compose.yaml; do
+        [ ! -f "$file" ] || COMPOSE_FILE=$COMPOSE_FILE:$file
+    done
+    export COMPOSE_FILE COMPOSE_PATH_SEPARATOR=: OTEL_EXPORTER_OTLP_ENDPOINT=http://tempo:4318
+    up
+    echo "its dashboard, traces and alerts are at http://$(engine compose port grafana 3000)"
 }
 
 # Print the services that ended with an error, restart or are unhealthy.
