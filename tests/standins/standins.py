@@ -47,6 +47,16 @@ SERVERS = {
             CMD ["redis-server"]
         """,
     },
+    # Without an entry point: compose names one.
+    "prom/prometheus:v3.13.2": {
+        "packages": "prometheus",
+        "user": "prometheus",
+        "home": "/prometheus",
+        "dockerfile": """
+            ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+            EXPOSE 9090
+        """,
+    },
 }
 
 
@@ -102,16 +112,18 @@ def _python(image: str, version: str) -> None:
 
 
 def _server(image: str, packages: str, user: str, home: str, dockerfile: str) -> None:
-    name = image.replace(":", "-")
+    name = re.sub("[/:]", "-", image)
     account = f'echo "{user}:x:999:" >>"$1/etc/group" && echo "{user}:x:999:999::{home}:/bin/sh" >>"$1/etc/passwd"'
     # Debian's package would make a cluster of its own.
     folder = '"$1/etc/postgresql-common'
     no_cluster = f'mkdir -p {folder}" && echo "create_main_cluster = false" >{folder}/createcluster.conf"'
     hooks = [f"--essential-hook={hook}" for hook in (account, no_cluster)]
     rootfs = _rootfs(name, "trixie", packages, hooks)
-    entry_point = f"COPY --from=entrypoint {image.partition(':')[0]}.sh /usr/local/bin/docker-entrypoint.sh"
-    lines = [f"FROM scratch\nADD {rootfs.name} /", entry_point, f"LABEL {LABEL}=true", dockerfile]
     scripts = Path(__file__).parent
+    lines = [f"FROM scratch\nADD {rootfs.name} /", f"LABEL {LABEL}=true", dockerfile]
+    script = f"{image.partition(':')[0]}.sh"
+    if (scripts / script).exists():
+        lines.insert(1, f"COPY --from=entrypoint {script} /usr/local/bin/docker-entrypoint.sh")
     built = subprocess.run(
         ["docker", "build", "--quiet", "--tag", image, "--file=-", f"--build-context=entrypoint={scripts}", str(CACHE)],
         input="\n".join(lines),

@@ -68,7 +68,11 @@ def create_app(
         settings,
         features,
         pipeline(settings, features),
-        [health.router, metrics.router, *([docs.router(title)] if settings.docs_enabled else [])],
+        [
+            health.router,
+            metrics.router(health.assess),
+            *([docs.router(title)] if settings.docs_enabled else []),
+        ],
         title=title,
         description=description,
         version=version or version_of(DISTRIBUTION),

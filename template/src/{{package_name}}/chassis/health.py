@@ -16,15 +16,10 @@ logger = structlog.get_logger()
 
 CHECK_TIMEOUT_SECONDS = 2.0
 
-# As the orchestrator found them: between two probes they stay as they are.
-READY = Gauge(
-    "service_ready",
-    "1 if the service was ready when it was last probed, 0 if not.",
-    registry=REGISTRY,
-)
+READY = Gauge("service_ready", "1 if the service is ready, 0 if not.", registry=REGISTRY)
 PASSED = Gauge(
     "readiness_check_passed",
-    "1 if the check passed in the last probe; 0 if it failed, or the service does without.",
+    "1 if the check passes; 0 if it fails, or the service does without.",
     ["check"],
     registry=REGISTRY,
 )
@@ -50,6 +45,21 @@ async def live() -> Health:
 async def ready(request: Request) -> Health:
     """Responds with 503 and the failing checks while the service should get no requests."""
     service = Service.of(request)
+    checks = [name for feature in service.features for name in feature.checks]
+    failing, degraded = await assess(request)
+    if failing:
+        raise HTTPException(503, f"Failing: {', '.join(sorted(failing))}")
+    if degraded:
+        return Health(status="degraded", checks=checks, degraded=sorted(degraded))
+    return Health(checks=checks)
+
+
+async def assess(request: Request) -> tuple[list[str], list[str]]:
+    """Run the readiness checks, and set the metrics that report them.
+
+    Return the checks that fail, and those without which the service works, each with its reason.
+    """
+    service = Service.of(request)
     checks = {name: check for feature in service.features for name, check in feature.checks.items()}
     failing: list[str] = []
     degraded: list[str] = []
@@ -57,11 +67,7 @@ async def ready(request: Request) -> Health:
         *(_run(name, check, service, failing, degraded) for name, check in checks.items())
     )
     READY.set(not failing)
-    if failing:
-        raise HTTPException(503, f"Failing: {', '.join(sorted(failing))}")
-    if degraded:
-        return Health(status="degraded", checks=list(checks), degraded=sorted(degraded))
-    return Health(checks=list(checks))
+    return failing, degraded
 
 
 async def _run(

@@ -29,7 +29,7 @@ TRY_AGAIN_LATER = 1013
 
 REVISION = Gauge(
     "database_revision_info",
-    "Always 1; the label is the migration that the database was at in the last probe.",
+    "Always 1; the label is the migration that the database is at.",
     ["revision"],
     registry=REGISTRY,
 )
