@@ -5,6 +5,7 @@ from prometheus_client import Gauge, Histogram
 from ..metrics import REGISTRY
 from .queue import WorkerDriver
 
+OUTCOMES = ("done", "retried", "failed", "returned", "cancelled")
 # Not `job`: Prometheus gives each metric a label of that name.
 DURATION = Histogram(
     "job_duration_seconds",

@@ -23,7 +23,7 @@ from ..database import Database
 from ..logs import mark_as_logged
 from ..service import Service, state_of
 from .job import Job, Run
-from .metrics import DURATION, RUNNING
+from .metrics import DURATION, OUTCOMES, RUNNING
 from .queue import WorkerDriver, in_one_line
 
 FIRST_RETRY_SECONDS = 2.0
@@ -83,6 +83,9 @@ class Executor(AbstractEntrypointExecutor):
         self.driver = driver
         self.running = running
         self.sessions = state_of(service, Database).sessions
+        for outcome in OUTCOMES:
+            # It counts from 0: for Prometheus, a new metric that is 1 has not increased.
+            DURATION.labels(job.name, outcome)
 
     async def execute(self, row: models.Job, context: models.Context) -> None:
         run = Run(row.id, row.attempts + 1, self.sessions, self.service)
