@@ -6,5 +6,5 @@ for file in /observe/alerts/*.yaml; do
     # What Prometheus reads is below `spec:`.
     sed '1,/^spec:/d; s/^  //' "$file" >"/tmp/rules/${file##*/}"
 done
-rm /tmp/rules/kustomization.yaml
+rm -f /tmp/rules/kustomization.yaml
 exec prometheus --config.file=/observe/prometheus.yaml --storage.tsdb.path=/tmp/data --storage.tsdb.retention.time=1d
