@@ -157,8 +157,9 @@ def make_new(clone: Path, destination: Path | str, arguments: str = "", check: b
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """A clone of this repository as it stands, with work that is not committed yet."""
+def clone(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone of this repository as it stands, with work that is not committed yet, and an environment for all tests."""
+    monkeypatch.setenv("UV_PROJECT_ENVIRONMENT", str(tmp_path_factory.getbasetemp() / "environment-of-the-template"))
     snapshot(tmp_path / "snapshot")
     run("git", "clone", "--quiet", tmp_path / "snapshot", tmp_path / "clone")
     return tmp_path / "clone"
