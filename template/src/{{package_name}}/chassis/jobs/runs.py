@@ -98,16 +98,18 @@ class Executor(AbstractEntrypointExecutor):
                 error = raised
             outcome = self._outcome(run, error, context.cancellation)
             seconds = time.perf_counter() - started
+            text = in_one_line("".join(traceback.format_exception_only(error)))
+            if outcome in ("retried", "failed"):
+                trace.get_current_span().set_status(trace.StatusCode.ERROR, text)
             DURATION.labels(self.job.name, outcome).observe(seconds)
             _log(outcome, seconds, error)
         if outcome == "returned":
             with suppress(exc.DBAPIError, exc.TimeoutError):
                 await self.driver.fetch(UNCOUNT, row.id, row.queue_manager_id)
             raise errors.RetryRequested(reason="the worker stops")
-        if error and outcome != "cancelled":
-            text = in_one_line("".join(traceback.format_exception_only(error)))
-            if outcome == "retried":
-                raise errors.RetryRequested(backoff(run.attempt), text) from None
+        if outcome == "retried":
+            raise errors.RetryRequested(backoff(run.attempt), text) from None
+        if outcome == "failed":
             failed = FailedError(text)
             mark_as_logged(failed)
             raise failed from None
