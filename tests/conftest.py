@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -350,21 +350,25 @@ def image(render: Any, answers: dict[str, str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def container(image: str, *options: str) -> Iterator[tuple[str, str]]:
+def container(image: str, *options: str, command: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """Run a container of `image`; yield its id and, where it serves, its address."""
     port = free_port()
-    created = run("docker", "create", "--publish", f"127.0.0.1:{port}:8000", *options, image)
+    created = run("docker", "create", "--publish", f"127.0.0.1:{port}:8000", *options, image, *command)
     identifier = created.stdout.strip()
     try:
-        started = run("docker", "start", identifier, check=False)
-        # Seen once in some hundred starts, before the image's own process is there: runc loses its helper.
-        if "read init-p" in started.stderr:
-            warnings.warn(f"the engine failed to start {identifier}, once more", stacklevel=2)
-            started = run("docker", "start", identifier, check=False)
-        assert started.returncode == 0, started.stderr
+        start_container(identifier)
         yield identifier, f"http://127.0.0.1:{port}"
     finally:
         run("docker", "rm", "--force", "--volumes", identifier)
+
+
+def start_container(identifier: str) -> None:
+    started = run("docker", "start", identifier, check=False)
+    # Seen once in some hundred starts, before the image's own process is there: runc loses its helper.
+    if "read init-p" in started.stderr:
+        warnings.warn(f"the engine failed to start {identifier}, once more", stacklevel=2)
+        started = run("docker", "start", identifier, check=False)
+    assert started.returncode == 0, started.stderr
 
 
 def get(url: str, **options: Any) -> httpx2.Response:
