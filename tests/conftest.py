@@ -67,13 +67,13 @@ def make_check(project: Path, *arguments: str, target: str = "check", **options:
     assert status == 0, printed
 
 
-def features_only(project: Path) -> str:
+def features_only(project: Path, measured: str = "--no-cov") -> str:
     """Return the ARGS with which `make check` leaves out tests of code that is the same for every answer.
 
     That code is tested, and its coverage measured, in `tests/test_quality.py` and `tests/test_combinations.py`.
     """
     same = sorted(path.relative_to(project) for path in (project / "tests/chassis").glob("test_*.py"))
-    return f"ARGS=--no-cov -n0 {' '.join(f'--ignore={path}' for path in same if path.name != 'test_wall.py')}"
+    return f"ARGS={measured} -n0 {' '.join(f'--ignore={path}' for path in same if path.name != 'test_wall.py')}"
 
 
 def _until_it_hangs(*command: str, **options: Any) -> tuple[int | None, str]:
