@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,28 +52,28 @@ def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.
     return done
 
 
-def make_check(project: Path, *arguments: str, **options: Any) -> None:
-    """Run `make check`; once more if CPython 3.11 hung.
+def make_check(project: Path, *arguments: str, target: str = "check", **options: Any) -> None:
+    """Run `make check`, or a part of it; once more if CPython 3.11 hung.
 
     Its tracing, which measures coverage, loops forever when the end of a thread that used greenlets is
     handled within another pending call: seen once in some hundred runs with a database, never on 3.12.
     Within a test pytest ends such a run, between two tests nothing does.
     """
     for _ in range(2):
-        status, printed = _until_it_hangs("make", "check", *arguments, cwd=project, **options)
+        status, printed = _until_it_hangs("make", target, *arguments, cwd=project, **options)
         if status is not None and "Timeout (0:05:00)!" not in printed:
             break
         warnings.warn(f"a test hung in {project}:\n{printed[-3000:]}", stacklevel=2)
     assert status == 0, printed
 
 
-def features_only(project: Path) -> str:
+def features_only(project: Path, measured: str = "--no-cov") -> str:
     """Return the ARGS with which `make check` leaves out tests of code that is the same for every answer.
 
     That code is tested, and its coverage measured, in `tests/test_quality.py` and `tests/test_combinations.py`.
     """
     same = sorted(path.relative_to(project) for path in (project / "tests/chassis").glob("test_*.py"))
-    return f"ARGS=--no-cov -n0 {' '.join(f'--ignore={path}' for path in same if path.name != 'test_wall.py')}"
+    return f"ARGS={measured} -n0 {' '.join(f'--ignore={path}' for path in same if path.name != 'test_wall.py')}"
 
 
 def _until_it_hangs(*command: str, **options: Any) -> tuple[int | None, str]:
@@ -350,21 +350,25 @@ def image(render: Any, answers: dict[str, str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def container(image: str, *options: str) -> Iterator[tuple[str, str]]:
+def container(image: str, *options: str, command: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """Run a container of `image`; yield its id and, where it serves, its address."""
     port = free_port()
-    created = run("docker", "create", "--publish", f"127.0.0.1:{port}:8000", *options, image)
+    created = run("docker", "create", "--publish", f"127.0.0.1:{port}:8000", *options, image, *command)
     identifier = created.stdout.strip()
     try:
-        started = run("docker", "start", identifier, check=False)
-        # Seen once in some hundred starts, before the image's own process is there: runc loses its helper.
-        if "read init-p" in started.stderr:
-            warnings.warn(f"the engine failed to start {identifier}, once more", stacklevel=2)
-            started = run("docker", "start", identifier, check=False)
-        assert started.returncode == 0, started.stderr
+        start_container(identifier)
         yield identifier, f"http://127.0.0.1:{port}"
     finally:
         run("docker", "rm", "--force", "--volumes", identifier)
+
+
+def start_container(identifier: str) -> None:
+    started = run("docker", "start", identifier, check=False)
+    # Seen once in some hundred starts, before the image's own process is there: runc loses its helper.
+    if "read init-p" in started.stderr:
+        warnings.warn(f"the engine failed to start {identifier}, once more", stacklevel=2)
+        started = run("docker", "start", identifier, check=False)
+    assert started.returncode == 0, started.stderr
 
 
 def get(url: str, **options: Any) -> httpx2.Response:

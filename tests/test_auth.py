@@ -551,10 +551,11 @@ def test_four_commands_lead_from_nothing_to_an_authenticated_post(
 
 
 @pytest.fixture
-def served(installed_with: Any, tmp_path: Path) -> Iterator[Callable[..., tuple[Path, str, subprocess.Popen[str]]]]:
+def served(
+    render: Any, tmp_path: Path, one_environment: None
+) -> Iterator[Callable[..., tuple[Path, str, subprocess.Popen[str]]]]:
     """Return `served(**environment)`: what `make dev` of a jwt project serves, until the test ends."""
-    project = tmp_path / "project"
-    shutil.copytree(installed_with(auth="jwt"), project, ignore=shutil.ignore_patterns(".venv", ".secrets"))
+    project = Path(shutil.copytree(render(auth="jwt"), tmp_path / "project"))
     processes: list[subprocess.Popen[str]] = []
 
     def serve(**environment: str) -> tuple[Path, str, subprocess.Popen[str]]:

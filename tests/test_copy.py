@@ -11,6 +11,13 @@ import pytest
 import yaml
 from conftest import NASTY, ROOT, commit, files, run, snapshot
 
+EVERYTHING = {
+    "database": "postgresql",
+    "jobs": "postgresql",
+    "cache": "redis",
+    "auth": "jwt",
+    "deploy": "kubernetes",
+}
 EVERY_PROJECT = [
     ".copier-answers.yml",
     ".dockerignore",
@@ -120,8 +127,9 @@ def test_the_python_version_is_the_images(render: Any, version: str) -> None:
     assert 'requires-python = ">=3.11"' in (project / "pyproject.toml").read_text()
 
 
-def test_nothing_is_left_unrendered(render: Any) -> None:
-    for path in render().rglob("*"):
+@pytest.mark.parametrize("answers", [{}, EVERYTHING], ids=["default", "everything"])
+def test_nothing_is_left_unrendered(render: Any, answers: dict[str, str]) -> None:
+    for path in render(**answers).rglob("*"):
         assert "{{" not in str(path)
         if path.is_file():
             # Expressions of workflows stay, ${{ ... }}, and those of Docker, {{.Name}}.
@@ -130,7 +138,7 @@ def test_nothing_is_left_unrendered(render: Any) -> None:
 
 def test_a_plain_copy_is_what_the_tests_render(template: Path, render: Any, tmp_path: Path) -> None:
     """By Copier's own command: the renders of the tests are quicker."""
-    answers = {**NASTY, "database": "postgresql", "cache": "redis", "auth": "jwt", "deploy": "kubernetes"}
+    answers = {**NASTY, **EVERYTHING}
     first, second = render(**answers), tmp_path / "second"
     given = [f"--data={name}={answer}" for name, answer in answers.items()]
     run("copier", "copy", "--quiet", "--defaults", *given, template, second)
@@ -149,8 +157,9 @@ def make_new(clone: Path, destination: Path | str, arguments: str = "", check: b
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """A clone of this repository as it stands, with work that is not committed yet."""
+def clone(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone of this repository as it stands, with work that is not committed yet, and an environment for all tests."""
+    monkeypatch.setenv("UV_PROJECT_ENVIRONMENT", str(tmp_path_factory.getbasetemp() / "environment-of-the-template"))
     snapshot(tmp_path / "snapshot")
     run("git", "clone", "--quiet", tmp_path / "snapshot", tmp_path / "clone")
     return tmp_path / "clone"

@@ -10,7 +10,14 @@ import pytest
 from conftest import ROOT
 
 OFF = {"ci": "none"}
-ON = {"database": "postgresql", "cache": "redis", "auth": "jwt", "ci": "github", "deploy": "kubernetes"}
+ON = {
+    "database": "postgresql",
+    "jobs": "postgresql",
+    "cache": "redis",
+    "auth": "jwt",
+    "ci": "github",
+    "deploy": "kubernetes",
+}
 OTHERS = {"database": "sqlite", "auth": "api-key", "ci": "gitlab"}
 OURS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

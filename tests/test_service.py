@@ -108,6 +108,7 @@ def test_ctrl_c_stops_the_service_without_a_traceback(installed: Path) -> None:
     assert "Traceback" not in printed
 
 
+@pytest.mark.usefixtures("one_environment")
 def test_make_dev_reloads_on_an_edit(project: Path) -> None:
     run("make", "install", cwd=project)
     module = project / "src/my_service/chassis/health.py"

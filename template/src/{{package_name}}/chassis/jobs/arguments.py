@@ -63,10 +63,12 @@ def _fields(job: str, function: Callable[..., Any]) -> dict[str, Any]:
     for parameter in parameters[1:]:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise TypeError(f"The job {job} can't have the parameter {parameter}")
-        if parameter.name in OPTIONS or parameter.name not in hints:
-            raise TypeError(f"The job {job}: rename or annotate the parameter {parameter.name}")
+        name = parameter.name
+        is_taken = name in OPTIONS or name.startswith("_") or hasattr(BaseModel, name)
+        if is_taken or name not in hints:
+            raise TypeError(f"The job {job}: rename or annotate the parameter {name}")
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (hints[parameter.name], default)
+        fields[name] = (hints[name], default)
     return fields
 
 

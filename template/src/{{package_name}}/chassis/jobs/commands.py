@@ -1,12 +1,15 @@
 """The commands `worker` and `jobs`."""
 
 import asyncio
+import json
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from datetime import UTC
 from importlib import import_module
+from typing import Any
 
 from pgqueuer.domain.types import JobId
+from pydantic import ValidationError
 from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,6 +19,7 @@ from ..main import Command, serve
 from ..settings import PACKAGE, Settings
 from . import schedule
 from .feature import jobs_of
+from .job import Job
 from .queue import SessionDriver, in_one_line, queries
 
 WORKER = f"{__package__}.worker:create_worker"
@@ -24,6 +28,7 @@ STATUS = ["failed", "queued", "picked", "all"]
 LIST = text(
     """
     SELECT id, entrypoint AS name, payload AS arguments, status::text, attempts, execute_after,
+        dedupe_key AS key,
         (SELECT traceback ->> 'exception_message' FROM jobs.pgqueuer_log log
         WHERE log.job_id = job.id AND traceback IS NOT NULL
         ORDER BY created DESC, id DESC LIMIT 1) AS error
@@ -48,7 +53,7 @@ def commands() -> tuple[Command[Settings], Command[DatabaseSettings]]:
     """Return `worker`, which runs jobs until SIGTERM, and `jobs`, which lists and changes them."""
     return (
         Command("worker", "run jobs until SIGTERM", call=_work),
-        Command("jobs", "list, retry or cancel jobs", call=_jobs, arguments=_arguments),
+        Command("jobs", "list, enqueue, retry or cancel jobs", call=_jobs, arguments=_arguments),
     )
 
 
@@ -60,6 +65,9 @@ def _arguments(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
     listing = actions.add_parser("list", help=f"print the newest {MOST} jobs of a status")
     listing.add_argument("status", nargs="?", default="failed", choices=STATUS)
+    enqueue = actions.add_parser("enqueue", help="enqueue a job, such as one with a cron")
+    enqueue.add_argument("name", help="the job's name")
+    enqueue.add_argument("values", nargs="*", type=_value, metavar="argument=value", default=[])
     retry = actions.add_parser("retry", help="run failed jobs again, with all their attempts")
     retry.add_argument("ids", nargs="*", type=_id, metavar="id", help="without one: all")
     cancel = actions.add_parser("cancel", help="delete jobs, and stop those that run")
@@ -72,6 +80,17 @@ def _id(given: str) -> int:
     return int(given)
 
 
+def _value(given: str) -> tuple[str, Any]:
+    """Read argument=value; the value is JSON, else text."""
+    name, separator, value = given.partition("=")
+    if not separator:
+        raise ArgumentTypeError(f"{given!r} is no argument=value, such as order_id=7")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def _jobs(settings: DatabaseSettings, arguments: Namespace) -> None:
     try:
         asyncio.run(_with_session(settings, arguments))
@@ -80,12 +99,15 @@ def _jobs(settings: DatabaseSettings, arguments: Namespace) -> None:
 
 
 async def _with_session(settings: DatabaseSettings, arguments: Namespace) -> None:
-    known = _names() if arguments.action == "list" else []
+    known = _known() if arguments.action in ("list", "enqueue") else {}
     engine = postgresql.create_engine(settings.database_url.get_secret_value())
     async with AsyncSession(engine) as session:
         if arguments.action == "list":
             await _list(session, arguments.status)
-            await _list_unknown(session, known)
+            await _list_unknown(session, [*known])
+        elif arguments.action == "enqueue":
+            await _enqueue(session, known, arguments.name, dict(arguments.values))
+            await session.commit()
         else:
             await _change(session, arguments.action, arguments.ids)
             await session.commit()
@@ -100,6 +122,7 @@ async def _list(session: AsyncSession, status: str) -> None:
         due = row.execute_after.astimezone(UTC).isoformat(" ", "seconds")
         arguments = (row.arguments or b"{}").decode(errors="replace")
         line = f"{row.id} {row.name}{arguments} {row.status} attempts={row.attempts} due={due}"
+        line += f" key={row.key.removeprefix(f'{row.name}:')}" if row.key else ""
         print(in_one_line(line) + (f" error={in_one_line(row.error)}" if row.error else ""))
 
 
@@ -110,10 +133,25 @@ async def _list_unknown(session: AsyncSession, known: list[str]) -> None:
         print(f"no worker of this release runs these queued jobs: {in_one_line(names)}")
 
 
-def _names() -> list[str]:
-    """Return the names of the jobs that this release lists."""
+def _known() -> dict[str, Job[Any]]:
+    """Return the jobs that this release lists, by name."""
     application = import_module(f"{PACKAGE}.app").create_app()
-    return [job.name for job in (*jobs_of(application.features), schedule.prune)]
+    return {job.name: job for job in (*jobs_of(application.features), schedule.prune)}
+
+
+async def _enqueue(
+    session: AsyncSession, known: dict[str, Job[Any]], name: str, values: dict[str, Any]
+) -> None:
+    if name not in known:
+        sys.exit(f"There is no job {name!r}, only {', '.join(sorted(known))}")
+    job = known[name]
+    try:
+        # As a worker reads them: JSON has no dates.
+        number = await job.enqueue(session, **job.arguments.load(json.dumps(values).encode()))
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, it['loc']))}: {it['msg']}" for it in error.errors())
+        sys.exit(f"{name} can't be enqueued: {'; '.join(faults)}")
+    print(f"{number} {name} is queued")
 
 
 async def _change(session: AsyncSession, action: str, chosen: list[int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec
+from typing import TYPE_CHECKING, Concatenate, Generic, NoReturn, ParamSpec
 
 import structlog
 from croniter import CroniterError, croniter
@@ -124,7 +124,7 @@ class Job(Generic[P]):
 
 
 def job(
-    *,
+    *without_parentheses: NoReturn,
     attempts: int = 5,
     timeout: float = 30,
     queue: str = "default",
@@ -132,12 +132,15 @@ def job(
     cron: str | None = None,
     name: str = "",
 ) -> Callable[[Function[P]], Job[P]]:
-    """Make a job of an async function, whose first parameter is a `Run`.
+    """Make a job of an async function, whose first parameter is a `Run`: `@job()`, `@job(cron=...)`.
 
     It runs at most `attempts` times, and `timeout` seconds each time. A higher `priority` runs
     first. `cron` has five fields, in UTC. `name` is the function's: jobs that wait under a name
     that no release knows any more are never run.
     """
+
+    if without_parentheses:
+        raise TypeError("Write @job() with parentheses, for example @job(attempts=5)")
 
     def decorate(function: Function[P]) -> Job[P]:
         return Job(

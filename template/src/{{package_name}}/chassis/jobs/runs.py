@@ -30,7 +30,9 @@ FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 3600.0
 
 RELEASE_KEY = "UPDATE jobs.pgqueuer SET dedupe_key = NULL WHERE id = $1"
-# PgQueuer counts each job that it puts back.
+# PgQueuer counts each attempt whose job it puts back: also of one that was given back, but not the
+# last one of a job that fails.
+COUNT = "UPDATE jobs.pgqueuer SET attempts = $3 WHERE id = $1 AND queue_manager_id = $2"
 UNCOUNT = "UPDATE jobs.pgqueuer SET attempts = attempts - 1 WHERE id = $1 AND queue_manager_id = $2"
 
 logger = structlog.get_logger()
@@ -101,16 +103,21 @@ class Executor(AbstractEntrypointExecutor):
                 error = raised
             outcome = self._outcome(run, error, context.cancellation)
             seconds = time.perf_counter() - started
+            text = in_one_line("".join(traceback.format_exception_only(error)))
+            if outcome in ("retried", "failed"):
+                trace.get_current_span().set_status(trace.StatusCode.ERROR, text)
             DURATION.labels(self.job.name, outcome).observe(seconds)
-            _log(outcome, seconds, error)
+            pause = backoff(run.attempt) if outcome == "retried" else None
+            _log(outcome, seconds, error, pause)
         if outcome == "returned":
             with suppress(exc.DBAPIError, exc.TimeoutError):
                 await self.driver.fetch(UNCOUNT, row.id, row.queue_manager_id)
             raise errors.RetryRequested(reason="the worker stops")
-        if error and outcome != "cancelled":
-            text = in_one_line("".join(traceback.format_exception_only(error)))
-            if outcome == "retried":
-                raise errors.RetryRequested(backoff(run.attempt), text) from None
+        if pause:
+            raise errors.RetryRequested(pause, text) from None
+        if outcome == "failed":
+            used = min(run.attempt, self.job.attempts)
+            await self.driver.fetch(COUNT, row.id, row.queue_manager_id, used)
             failed = FailedError(text)
             mark_as_logged(failed)
             raise failed from None
@@ -157,6 +164,9 @@ def _context(job: Job[Any], run: Run, headers: Mapping[str, str]) -> Iterator[No
             yield
 
 
-def _log(outcome: str, seconds: float, error: BaseException | None) -> None:
+def _log(
+    outcome: str, seconds: float, error: BaseException | None, pause: timedelta | None
+) -> None:
     log = {"failed": logger.error, "retried": logger.warning}.get(outcome, logger.info)
-    log("job", outcome=outcome, duration_ms=round(seconds * 1000, 2), exc_info=error)
+    details = {"retry_in_seconds": round(pause.total_seconds(), 2)} if pause else {}
+    log("job", outcome=outcome, duration_ms=round(seconds * 1000, 2), **details, exc_info=error)
