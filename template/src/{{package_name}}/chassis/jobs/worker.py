@@ -60,7 +60,7 @@ class WorkerQueries(Queries):
         heartbeat_timeout: timedelta,
     ) -> list[models.Job]:
         jobs: list[models.Job] = []
-        if room := self.worker.room():
+        if room := await self.worker.room():
             jobs = await super().dequeue(
                 room, entrypoints, queue_manager_id, None, heartbeat_timeout
             )
@@ -73,6 +73,20 @@ class WorkerQueries(Queries):
         # A worker that was held up may be late: another one runs the job by now.
         if await self.driver.fetch(IS_OURS, job.id, job.queue_manager_id):
             await super().retry_job(job, delay, traceback_record)
+
+
+class Manager(QueueManager):
+    """Reports when a job has ended, so that the next one begins at once."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(WorkerQueries(worker), NAMES.channel)
+        self.worker = worker
+
+    def forget_job(
+        self, job_id: types.JobId, context: models.Context, task: asyncio.Task[None]
+    ) -> None:
+        super().forget_job(job_id, context, task)
+        self.worker.ended.set()
 
 
 class Worker:
@@ -92,10 +106,17 @@ class Worker:
         self.jobs = [schedule.prune, *(job for job in jobs if not chosen or job.queue in chosen)]
         self.running = Running()
         self.looked_at = 0.0
-        self.manager: QueueManager
+        self.ended = asyncio.Event()
+        self.manager: Manager
 
-    def room(self) -> int:
-        return max(0, self.settings.worker_concurrency - len(self.manager.job_context))
+    async def room(self) -> int:
+        """Return how many jobs may begin; if none may, wait a while for one to end."""
+        most, running = self.settings.worker_concurrency, self.manager.job_context
+        if len(running) >= most:
+            self.ended.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), self.settings.worker_poll_seconds)
+        return 0 if self.driver.stopped.is_set() else max(0, most - len(running))
 
     async def run(self) -> None:
         """Run jobs until the service stops, then finish within the grace or give them back."""
@@ -125,7 +146,7 @@ class Worker:
 
     async def _work(self) -> float:
         # A manager runs once.
-        self.manager = QueueManager(WorkerQueries(self), NAMES.channel)
+        self.manager = Manager(self)
         self.manager.shutdown = self.driver.stopped
         for job in self.jobs:
             executor = Executor(job, self.service, self.driver, self.running)
