@@ -96,7 +96,7 @@ def test_this_repositorys_workflow_passes_its_linters() -> None:
 
 DEVELOP = {"help", "install", "dev", "dev-reset", "check", "lint", "test", "test-own", "format", "lock"}
 UPDATE = {"add", "remove", "update", "update-check"}
-TARGETS = DEVELOP | UPDATE | {"build", "run", "stop", "probe", "logs", "up", "down", "publish", "sign"}
+TARGETS = DEVELOP | UPDATE | {"build", "run", "stop", "probe", "logs", "up", "observe", "down", "publish", "sign"}
 
 
 def test_help_lists_every_target_that_users_call(render: Any) -> None:
