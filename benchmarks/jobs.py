@@ -1,10 +1,12 @@
-"""What jobs cost: no-op jobs a second, the time to enqueue one, an idle queue, and megabytes.
+"""What jobs cost: no-op jobs a second, the time to enqueue one, an idle queue, requests beside it, and megabytes.
 
 Server, worker and load run on this machine, the worker on one core. The project is rendered and
-installed for the measurement.
+installed for the measurement. Requests are measured in turns, with the service on the first core
+and all else on the second.
 """
 
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -12,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import common
@@ -20,6 +22,7 @@ import copier
 
 ANSWERS = {"database": "postgresql", "jobs": "postgresql"}
 JOBS, REQUESTS, IDLE_SECONDS = 5000, 300, 30
+ROUNDS, ROUND_SECONDS = 9, 4
 # What the jobs of a service add to its dependencies.
 ADDED = ["pgqueuer", "croniter", "python-dateutil"]
 
@@ -75,6 +78,14 @@ async def many(count):
 asyncio.run({"main": main, "many": many}[sys.argv[1]](int(sys.argv[2])))
 """
 
+EMPTY = "TRUNCATE jobs.pgqueuer, jobs.pgqueuer_log"
+FILL = """
+INSERT INTO jobs.pgqueuer (priority, entrypoint, payload, status, execute_after)
+SELECT 0, 'noop', '{{}}', 'queued', now() + interval '{}' FROM generate_series(1, 10000)
+"""
+# What the list of items is measured beside.
+BESIDE = {"no": None, "waiting": FILL.format("1 day"), "running": FILL.format("0")}
+
 ASK = """
 import asyncio, asyncpg, sys
 async def main():
@@ -111,28 +122,29 @@ class Project:
         return self.run("-c", ASK, self.environment["DATABASE_URL"], statement)
 
     @contextmanager
-    def workers(self, count: int) -> Iterator[None]:
-        command = [self.python, "-m", "my_service", "worker"]
-        processes = []
-        for number in range(count):
-            environment = self.environment | {"PORT": str(common.free_port())}
-            processes.append(
-                subprocess.Popen(["taskset", "--cpu-list", str(number % 2), *command], cwd=self.folder, env=environment)
-            )
+    def running(self, core: int, *command: str) -> Iterator[int]:
+        """Run a command of the service on one core; yield its port."""
+        port = common.free_port()
+        process = subprocess.Popen(
+            ["taskset", "--cpu-list", str(core), self.python, "-m", "my_service", *command],
+            cwd=self.folder,
+            env=self.environment | {"PORT": str(port)},
+        )
         try:
-            yield
+            while not common.answers(port):
+                time.sleep(0.05)
+            yield port
         finally:
-            for process in processes:
-                process.terminate()
-                process.wait()
+            process.terminate()
+            process.wait()
 
 
 def throughput(project: Project) -> float:
     """Return no-op jobs a second, from the first that a worker takes to the last that it ends."""
-    project.sql("TRUNCATE jobs.pgqueuer, jobs.pgqueuer_log")
+    project.sql(EMPTY)
     project.run("-c", ENQUEUE, "many", str(JOBS))
     ended = "SELECT count(*) FROM jobs.pgqueuer_log WHERE status = 'successful'"
-    with project.workers(1):
+    with project.running(0, "worker"):
         while int(project.sql(ended)) < JOBS:
             time.sleep(0.5)
     seconds = "SELECT extract(epoch FROM max(created) - min(created)) FROM jobs.pgqueuer_log WHERE status IN ('picked', 'successful')"
@@ -142,12 +154,35 @@ def throughput(project: Project) -> float:
 def idle(project: Project) -> float:
     """Return the transactions a second of three workers that have nothing to do."""
     count = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
-    with project.workers(3):
+    with ExitStack() as stack:
+        for number in range(3):
+            stack.enter_context(project.running(number % 2, "worker"))
         time.sleep(15)
         before = int(project.sql(count))
         time.sleep(IDLE_SECONDS)
         # Less the transaction that asked.
         return (int(project.sql(count)) - before - 1) / IDLE_SECONDS
+
+
+def requests(project: Project) -> dict[str, float]:
+    """Return how many lists of 50 items a second the service gives beside each of BESIDE."""
+    rates: dict[str, list[float]] = {name: [] for name in BESIDE}
+    project.sql("INSERT INTO items (name, quantity, version) SELECT n::text, 1, 1 FROM generate_series(1, 1000) n")
+    with project.running(0) as port, project.running(1, "worker"):
+        for _ in range(ROUNDS):
+            for name, statement in BESIDE.items():
+                project.sql(EMPTY)
+                if statement:
+                    project.sql(statement)
+                rates[name].append(wrk(port))
+    return {name: statistics.median(seen) for name, seen in rates.items()}
+
+
+def wrk(port: int) -> float:
+    command = ["taskset", "--cpu-list", "1", "wrk", "-t1", "-c10", f"-d{ROUND_SECONDS}s"]
+    printed = subprocess.check_output([*command, f"http://127.0.0.1:{port}/v1/items?limit=50"], text=True)
+    assert "Non-2xx" not in printed, printed
+    return float(re.findall(r"Requests/sec: +([\d.]+)", printed)[0])
 
 
 def megabytes(project: Project) -> float:
@@ -173,11 +208,18 @@ def main() -> None:
             project.run("-m", "my_service", "migrate")
             added = statistics.median(float(project.run("-c", ENQUEUE, "main", str(REQUESTS))) for _ in range(3))
             rates = statistics.median(throughput(project) for _ in range(3))
+            beside = requests(project)
             rows = [
                 ("", "measured", "limit"),
                 ("no-op jobs a second, one worker", f"{rates:.0f}", "at least 500"),
                 ("enqueue, above the request", f"{added:.2f} ms", "at most 1 ms"),
                 ("transactions a second, three idle workers", f"{idle(project):.1f}", "at most 10"),
+                (
+                    "items beside 10,000 jobs that wait, ratio",
+                    f"{beside['waiting'] / beside['no']:.2f}",
+                    "at least 0.9",
+                ),
+                ("items while a worker runs 10,000 jobs, ratio", f"{beside['running'] / beside['no']:.2f}", ""),
                 ("packages added", f"{megabytes(project):.1f} MB", "at most 15 MB"),
             ]
         finally:
