@@ -150,9 +150,9 @@ def system(render: Any, answers: dict[str, str], tmp_path_factory: pytest.TempPa
         patch.setenv("COMPOSE_PROJECT_NAME", f"t{port}")
         patch.setenv("COMPOSE_FILE", "compose.yaml:ops/observe/compose.yaml:published.yaml")
         (project / ".env").write_text(f"PORT={port}\n")
-        run("make", "up", cwd=project, env={**os.environ, "COMPOSE_FILE": "compose.yaml"})
         made = System(project, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{published}")
         try:
+            run("make", "up", cwd=project, env={**os.environ, "COMPOSE_FILE": "compose.yaml"})
             made.compose("up", "--detach", "prometheus")
             for thread in made.threads:
                 thread.start()
