@@ -151,11 +151,11 @@ def system(render: Any, answers: dict[str, str], tmp_path_factory: pytest.TempPa
         patch.setenv("COMPOSE_FILE", "compose.yaml:ops/observe/compose.yaml:published.yaml")
         (project / ".env").write_text(f"PORT={port}\n")
         made = System(project, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{published}")
+        for thread in made.threads:
+            thread.start()
         try:
             run("make", "up", cwd=project, env={**os.environ, "COMPOSE_FILE": "compose.yaml"})
             made.compose("up", "--detach", "prometheus")
-            for thread in made.threads:
-                thread.start()
             yield made
         finally:
             made.ended.set()
