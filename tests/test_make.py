@@ -99,6 +99,7 @@ VARIABLES = {
     "publish": ["ARGS", "TAG", "SOURCE", "VERSION", "REPOSITORY", "DOCKER"],
     "sign": ["REPOSITORY"],
     "deploy": ["OVERLAY", "IMAGE"],
+    "rollback": ["OVERLAY"],
     "test": ["ARGS"],
     "test-own": ["ARGS"],
     "lock": ["ARGS"],
@@ -113,14 +114,14 @@ VARIABLES = {
 STUB = """#!/bin/sh
 for argument; do printf '%s\\0' "$argument"; done >>"$CALLS"
 printf '\\n' >>"$CALLS"
-case $1 in ps) echo 1a2b ;; exec) echo '{"status":"ok"}' ;; esac
+case $1 in ps) echo 1a2b ;; get) echo '{"minor": "34"}' ;; exec) echo '{"status":"ok"}' ;; esac
 """
 
 
 @pytest.fixture
 def called(bare_path: Path, render: Callable[..., Path]) -> Callable[..., list[list[str]]]:
     """Return `called(target, way, NAME=…)`: what make calls, by stand-ins for each tool, in a folder with a bad name."""
-    for name in ("docker", "uv", "kubectl", "cosign"):
+    for name in ("docker", "uv", "kubectl", "cosign", "python3"):
         (bare_path / name).write_text(STUB)
         (bare_path / name).chmod(0o755)
     for name in ("sleep", "seq", "head", "mkdir", "chmod", "mktemp", "rm", "cat", "touch", "cp", "grep"):
