@@ -121,7 +121,7 @@ case $1 in ps) echo 1a2b ;; get) echo '{"minor": "34"}' ;; exec) echo '{"status"
 @pytest.fixture
 def called(bare_path: Path, render: Callable[..., Path]) -> Callable[..., list[list[str]]]:
     """Return `called(target, way, NAME=…)`: what make calls, by stand-ins for each tool, in a folder with a bad name."""
-    for name in ("docker", "uv", "kubectl", "cosign", "python3"):
+    for name in ("docker", "uv", "kubectl", "cosign"):
         (bare_path / name).write_text(STUB)
         (bare_path / name).chmod(0o755)
     for name in ("sleep", "seq", "head", "mkdir", "chmod", "mktemp", "rm", "cat", "touch", "cp", "grep"):
