@@ -853,9 +853,19 @@ def test_a_volume_that_does_not_come_is_reported_with_its_claim(
 def test_a_quota_that_allows_no_pod_ends_the_wait(cluster: played.Cluster, rollout: Any, owner: str) -> None:
     cluster.states[owner] = None
     start(cluster, owner)
-    names = [name for resource, _, name in cluster.objects if resource in ("replicasets", "jobs")]
-    cluster.warn(HERE, "ReplicaSet", names[0], "FailedCreate", "exceeded quota: small")
+    [name] = [name for resource, _, name in cluster.objects if resource in ("replicasets", "jobs")]
+    kind = "Job" if name == owner else "ReplicaSet"
+    cluster.warn(HERE, kind, name, "FailedCreate", "exceeded quota: small")
+    cluster.warn(HERE, kind, name, "FailedCreate", "the Job of an earlier deployment", uid="earlier")
     assert wait(rollout, owner) == "FailedCreate: exceeded quota: small"
+
+
+def test_a_quota_that_allows_some_pods_ends_the_wait(cluster: played.Cluster, rollout: Any) -> None:
+    cluster.states["my-service"] = {"phase": "Running"}
+    start(cluster, "my-service")
+    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: small"}
+    cluster.objects["deployments", HERE, "my-service"]["status"]["conditions"] = [refused]
+    assert wait(rollout, "my-service") == "FailedCreate: exceeded quota: small"
 
 
 def test_a_crash_loop_ends_the_wait_on_the_third_restart(

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -49,12 +49,13 @@ class State(NamedTuple):
 
     progress: str
     pods: Sequence[Object] = ()
-    # What else events may be about: the ReplicaSet or Job that can't create a pod.
-    owners: Sequence[str] = ()
+    # The ReplicaSet or Job, which events may be about too: it may not be allowed to create a pod.
+    owners: Sequence[Object] = ()
     is_done: bool = False
     failure: str = ""
     # A migration may take long once it runs.
     is_at_work: bool = False
+    problems: Sequence[tuple[str, str]] = ()
 
 
 def fail(line: str) -> NoReturn:
@@ -117,13 +118,16 @@ class Service:
         pods = [
             pod for pod in self.of("pods", component) if pod["metadata"]["labels"].get(HASH) in new
         ]
-        late = [
-            each
-            for each in status.get("conditions", [])
-            if each.get("reason") == "ProgressDeadlineExceeded"
+        conditions = status.get("conditions", []) if is_seen else []
+        late = [each for each in conditions if each.get("reason") == "ProgressDeadlineExceeded"]
+        failure = late[0].get("message", "it took too long") if late else ""
+        # A quota, for example; some pods may have been created before.
+        refused = [
+            (each["reason"], one_line(each.get("message")))
+            for each in conditions
+            if each["type"] == "ReplicaFailure" and each["status"] == "True"
         ]
-        failure = late[0].get("message", "it took too long") if is_seen and late else ""
-        return State(progress, pods, [each["metadata"]["name"] for each in sets], failure=failure)
+        return State(progress, pods, sets, failure=failure, problems=refused)
 
     def migration(self, job: str) -> State:
         """Return how far the Job is. Pods that were evicted don't count: it starts another."""
@@ -138,16 +142,29 @@ class Service:
         phases = sorted(pod.get("status", {}).get("phase", "Pending") for pod in pods)
         progress = ", ".join(phases) or "no pod yet"
         failure = (ended.get("Failed") or "it failed") if "Failed" in ended else ""
-        return State(progress, pods, [job], "Complete" in ended, failure, "Running" in phases)
+        return State(progress, pods, [found], "Complete" in ended, failure, "Running" in phases)
 
-    def events(self, names: Iterable[str]) -> list[Object]:
-        """Return the Warning events about these objects, the newest last."""
-        wanted = set(names)
+    def events(self, state: State) -> list[Object]:
+        """Return the Warning events about new pods, their owner and their volumes, the newest last."""
+        # By their ids: the Job of an earlier deployment had the same name.
+        uids = {each["metadata"]["uid"] for each in [*state.pods, *state.owners]}
+        claims = {
+            volume["persistentVolumeClaim"]["claimName"]
+            for pod in state.pods
+            for volume in pod["spec"].get("volumes", [])
+            if "persistentVolumeClaim" in volume
+        }
         try:
             warnings = self.get("events", "--field-selector", "type=Warning")
         except UnreadableError:
             return []
-        found = [event for event in warnings if event["involvedObject"].get("name") in wanted]
+        found = [
+            event
+            for event in warnings
+            for about in [event["involvedObject"]]
+            if about.get("uid") in uids
+            or (about.get("kind") == "PersistentVolumeClaim" and about.get("name") in claims)
+        ]
         return sorted(
             found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or ""
         )
@@ -181,19 +198,12 @@ class Service:
             if state.is_done:
                 print(f"{what}: done")
                 return ""
-            claims = [
-                volume["persistentVolumeClaim"]["claimName"]
-                for pod in state.pods
-                for volume in pod["spec"].get("volumes", [])
-                if "persistentVolumeClaim" in volume
-            ]
-            events = self.events(
-                [*(pod["metadata"]["name"] for pod in state.pods), *state.owners, *claims]
-            )
+            events = self.events(state)
             problems = [problem for pod in state.pods for problem in problems_of(pod, events)]
-            if not state.pods:
-                problems = [
-                    (event["reason"], one_line(event.get("message"))) for event in events[-1:]
+            problems += state.problems
+            if not problems and not state.pods:
+                problems += [
+                    (each["reason"], one_line(each.get("message"))) for each in events[-1:]
                 ]
             if state.progress != last or state.is_at_work:
                 moved, last = now, state.progress

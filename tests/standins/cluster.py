@@ -105,6 +105,7 @@ class Cluster:
             "apiVersion": "apps/v1",
             "metadata": {
                 "name": name,
+                "uid": name,
                 "namespace": meta["namespace"],
                 "labels": template["metadata"]["labels"],
                 "annotations": {"deployment.kubernetes.io/revision": str(generation)},
@@ -129,7 +130,12 @@ class Cluster:
         self.objects["pods", namespace, name] = {
             "kind": "Pod",
             "apiVersion": "v1",
-            "metadata": {"labels": labels or template["metadata"]["labels"], "name": name, "namespace": namespace},
+            "metadata": {
+                "labels": labels or template["metadata"]["labels"],
+                "name": name,
+                "uid": name,
+                "namespace": namespace,
+            },
             "spec": template["spec"],
             "status": status,
         }
@@ -147,14 +153,15 @@ class Cluster:
                 found["status"].update(dict.fromkeys(COUNTS, found["spec"]["replicas"]))
             found["metadata"]["annotations"]["asked"] = "yes"
 
-    def warn(self, namespace: str, kind: str, name: str, reason: str, message: str) -> None:
-        """Store a Warning event about an object."""
+    def warn(self, namespace: str, kind: str, name: str, reason: str, message: str, uid: str = "") -> None:
+        """Store a Warning event about an object, or about an earlier one of that name."""
         event = f"{name}.{len(self.objects)}"
+        uid = uid or (f"jobs-{name}" if kind == "Job" else name)
         self.objects["events", namespace, event] = {
             "kind": "Event",
             "apiVersion": "v1",
             "metadata": {"name": event, "namespace": namespace},
-            "involvedObject": {"kind": kind, "name": name, "namespace": namespace},
+            "involvedObject": {"kind": kind, "name": name, "uid": uid, "namespace": namespace},
             "type": "Warning",
             "reason": reason,
             "message": message,
