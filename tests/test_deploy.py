@@ -488,6 +488,81 @@ def test_prometheus_finds_the_metrics_by_one_line(kubectl: str, render: Any, tmp
     assert endpoint["port"] in [port["name"] for port in containers(pod)[0]["ports"]]
 
 
+@pytest.fixture
+def extended(kubectl: str, render: Any, tmp_path: Path) -> Callable[[str], list[Manifest]]:
+    """Return `extended(component)`: the manifests of the production overlay with that component."""
+
+    def build_with(component: str) -> list[Manifest]:
+        project = Path(shutil.copytree(render(**EVERYTHING), tmp_path / component))
+        overlay = project / "deploy/overlays/production/kustomization.yaml"
+        line = "# components: [../../components/servicemonitor]"
+        assert line in overlay.read_text()
+        overlay.write_text(overlay.read_text().replace(line, f"components: [../../components/{component}]"))
+        return build(overlay.parent)
+
+    return build_with
+
+
+def faults(manifests: list[Manifest], project: Path) -> list[str]:
+    return [fault for rule in RULES for fault in rule(manifests, project)]
+
+
+def test_routes_lead_to_the_service_but_not_to_its_metrics(extended: Any, render: Any) -> None:
+    manifests = extended("ingress")
+    [unpublished] = [each for each in manifests if each["metadata"]["name"] == "my-service-unpublished"]
+    assert "selector" not in unpublished["spec"]
+    manifests.remove(unpublished)
+    assert faults(manifests, render(**EVERYTHING)) == []
+    [rule] = only(manifests, "Ingress")["spec"]["rules"]
+    assert {path["path"]: path["backend"]["service"] for path in rule["http"]["paths"]} == {
+        "/": {"name": "my-service", "port": {"name": "http"}},
+        "/metrics": {"name": "my-service-unpublished", "port": {"name": "http"}},
+    }
+    kubernetes_validate.validate(only(manifests, "Ingress"), KUBERNETES[-1], strict=True)
+
+    manifests = extended("httproute")
+    assert faults(manifests, render(**EVERYTHING)) == []
+    every, metrics = only(manifests, "HTTPRoute")["spec"]["rules"]
+    assert [rule["matches"][0]["path"]["value"] for rule in (every, metrics)] == ["/", "/metrics"]
+    ports = [port["port"] for port in only(manifests, "Service")["spec"]["ports"]]
+    assert [(backend["name"], [backend["port"]]) for backend in every["backendRefs"]] == [("my-service", ports)]
+    assert metrics["filters"][0]["urlRewrite"]["path"]["replaceFullPath"] == "/unpublished"
+
+
+def test_openshift_chooses_the_user_and_its_dns_is_reachable(extended: Any, render: Any) -> None:
+    manifests = extended("openshift")
+    for pod in pods(manifests).values():
+        assert pod["spec"]["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        assert restricted(pod) == set()
+    dns = only(manifests, "NetworkPolicy")["spec"]["egress"].pop()
+    assert dns["ports"] == [{"port": 5353, "protocol": protocol} for protocol in ("UDP", "TCP")]
+    assert faults(manifests, render(**EVERYTHING)) == []
+
+
+def test_slow_balancers_get_more_time(extended: Any, render: Any) -> None:
+    """The grace still covers delay and drain, which is one of the rules."""
+    manifests = extended("balancer")
+    assert faults(manifests, render(**EVERYTHING)) == []
+    assert only(manifests, "ConfigMap")["data"]["SHUTDOWN_DELAY_SECONDS"] == "30"
+    assert only(manifests, "Deployment")["spec"]["minReadySeconds"] == 15
+    assert only(manifests, "HorizontalPodAutoscaler")["spec"]["behavior"]["scaleDown"]["policies"][0]["value"] == 1
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, KUBERNETES[-1], strict=True)
+
+
+def test_argo_cd_migrates_between_settings_and_deployments(extended: Any, render: Any) -> None:
+    manifests = extended("argocd")
+    assert faults(manifests, render(**EVERYTHING)) == []
+    prefix = "argocd.argoproj.io/"
+    waves = {
+        kind_of(each): int(each["metadata"].get("annotations", {}).get(f"{prefix}sync-wave", 0)) for each in manifests
+    }
+    first = {"Namespace": -2, "ServiceAccount": -2, "ConfigMap": -2, "Job": -1}
+    assert {kind: wave for kind, wave in waves.items() if wave} == {**first, "Deployment": 1}
+    job = only(manifests, "Job")["metadata"]["annotations"]
+    assert (job[f"{prefix}hook"], job[f"{prefix}hook-delete-policy"]) == ("Sync", "BeforeHookCreation")
+
+
 # --- Pod Security "restricted" ----------------------------------------------------------------------------------------
 
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
@@ -926,6 +1001,21 @@ def test_deploy_names_missing_keys_of_the_secret_before_it_applies_anything(
     assert cluster.changes == []
 
 
+def test_deploy_applies_what_makes_the_secret_before_the_migration(
+    cluster: played.Cluster, rollout: Any, extended: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifests = extended("external-secrets")
+    rendered = tmp_path / "rendered.yaml"
+    rendered.write_text("---\n".join(yaml.safe_dump(each) for each in manifests))
+    applied: list[list[str]] = []
+    monkeypatch.setattr(rollout, "apply", lambda documents, _="": applied.append(list(map(rollout.kind_of, documents))))
+    cluster.states["my-service-migrate"] = None
+    with pytest.raises(SystemExit, match="there is no Job|was deleted"):
+        rollout.deploy(rollout.Service(HERE, "my-service"), str(rendered), "production", "DATABASE_URL")
+    assert sorted(applied[0]) == ["ConfigMap", "ExternalSecret", "Namespace", "ServiceAccount"]
+    assert applied[1:] == [["Job"]]
+
+
 def test_deploy_refuses_a_cluster_that_is_too_old(cluster: played.Cluster, render: Any) -> None:
     cluster.minor = "26+"
     for target in ("deploy", "deploy-diff", "rollback"):
@@ -969,6 +1059,21 @@ def test_rollback_returns_to_the_image_before_by_name_and_does_not_migrate(
     assert again.returncode == 0, again.stderr
     assert f"goes back to {first};" in again.stdout
     assert changed(cluster) == ["change Deployment my-service-worker"]
+    assert make(project, "deploy-diff", OVERLAY="test", IMAGE="orders:4").returncode == 0
+
+    # What CI needs, deploy/role.yaml allows, and hardly more.
+    [role] = [each for each in yaml.safe_load_all((project / "deploy/role.yaml").read_text()) if each["kind"] == "Role"]
+    allowed = {
+        (rule["apiGroups"][0], resource, verb)
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    # The namespace is made before, with the Role.
+    requests = {each for each in cluster.requests if each[1]} - {("", "namespaces", "create")}
+    assert requests - allowed == set()
+    # With SQLite there are volumes.
+    assert {each[:2] for each in allowed} - {each[:2] for each in requests} == {("", "persistentvolumeclaims")}
 
 
 def test_the_first_deployment_waits_for_the_autoscalers_minimum(

@@ -45,6 +45,8 @@ class Cluster:
         # The status of the pods that a Deployment or a Job creates next; none is created for None.
         self.states: dict[str, dict[str, Any] | None] = {}
         self.minor = "34"
+        # What a Role would have to allow: group, resource, verb.
+        self.requests: set[tuple[str, str, str]] = set()
 
     def manifests(self) -> list[dict[str, Any]]:
         """Return what kubectl gave."""
@@ -253,6 +255,11 @@ class Handler(BaseHTTPRequestHandler):
             namespace, rest = rest[1], rest[2:]
         return version, rest[0], namespace, "/".join(rest[1:])
 
+    def note(self, verb: str) -> None:
+        version, resource, _, name = self.place()
+        kind = f"{resource}/log" if name.endswith("/log") else resource
+        self.cluster.requests.add((version.rpartition("/")[0], kind, verb))
+
     def do_GET(self) -> None:
         path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
         groups = [version for version in KINDS if "/" in version]
@@ -280,6 +287,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def read(self, query: dict[str, list[str]]) -> None:
         version, resource, namespace, name = self.place()
+        self.note("get" if name else "watch" if "watch" in query else "list")
         if resource not in KIND_OF:
             self.refuse(404, "NotFound", f"there is no {resource}")
         elif name.endswith("/log"):
@@ -309,6 +317,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"kind": f"{KIND_OF[resource]}List", "apiVersion": version, "metadata": meta, "items": items})
 
     def do_POST(self) -> None:
+        self.note("create")
         _, resource, namespace, _ = self.place()
         given, query = self.body(), parse_qs(urlsplit(self.path).query)
         if namespace and ("namespaces", "", namespace) not in self.cluster.objects:
@@ -318,6 +327,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(self.cluster.put("create", key, given, "dryRun" in query), 201)
 
     def do_PATCH(self) -> None:
+        self.note("patch")
         _, resource, namespace, name = self.place()
         key, patch, query = (resource, namespace, name), self.body(), parse_qs(urlsplit(self.path).query)
         if resource == "jobs" and "spec" in patch:
@@ -327,6 +337,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(self.cluster.put("change", key, given, "dryRun" in query))
 
     def do_DELETE(self) -> None:
+        self.note("delete")
         _, resource, namespace, name = self.place()
         if self.headers["Content-Length"]:
             self.body()
