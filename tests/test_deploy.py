@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import functools
+import importlib.util
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ import httpx2
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import files, free_port, get, run, without_engine
+from conftest import ROOT, files, free_port, get, run, without_engine
 
 Manifest = dict[str, Any]
 
@@ -487,6 +488,81 @@ def test_prometheus_finds_the_metrics_by_one_line(kubectl: str, render: Any, tmp
     assert endpoint["port"] in [port["name"] for port in containers(pod)[0]["ports"]]
 
 
+@pytest.fixture
+def extended(kubectl: str, render: Any, tmp_path: Path) -> Callable[[str], list[Manifest]]:
+    """Return `extended(component)`: the manifests of the production overlay with that component."""
+
+    def build_with(component: str) -> list[Manifest]:
+        project = Path(shutil.copytree(render(**EVERYTHING), tmp_path / component))
+        overlay = project / "deploy/overlays/production/kustomization.yaml"
+        line = "# components: [../../components/servicemonitor]"
+        assert line in overlay.read_text()
+        overlay.write_text(overlay.read_text().replace(line, f"components: [../../components/{component}]"))
+        return build(overlay.parent)
+
+    return build_with
+
+
+def faults(manifests: list[Manifest], project: Path) -> list[str]:
+    return [fault for rule in RULES for fault in rule(manifests, project)]
+
+
+def test_routes_lead_to_the_service_but_not_to_its_metrics(extended: Any, render: Any) -> None:
+    manifests = extended("ingress")
+    [unpublished] = [each for each in manifests if each["metadata"]["name"] == "my-service-unpublished"]
+    assert "selector" not in unpublished["spec"]
+    manifests.remove(unpublished)
+    assert faults(manifests, render(**EVERYTHING)) == []
+    [rule] = only(manifests, "Ingress")["spec"]["rules"]
+    assert {path["path"]: path["backend"]["service"] for path in rule["http"]["paths"]} == {
+        "/": {"name": "my-service", "port": {"name": "http"}},
+        "/metrics": {"name": "my-service-unpublished", "port": {"name": "http"}},
+    }
+    kubernetes_validate.validate(only(manifests, "Ingress"), KUBERNETES[-1], strict=True)
+
+    manifests = extended("httproute")
+    assert faults(manifests, render(**EVERYTHING)) == []
+    every, metrics = only(manifests, "HTTPRoute")["spec"]["rules"]
+    assert [rule["matches"][0]["path"]["value"] for rule in (every, metrics)] == ["/", "/metrics"]
+    ports = [port["port"] for port in only(manifests, "Service")["spec"]["ports"]]
+    assert [(backend["name"], [backend["port"]]) for backend in every["backendRefs"]] == [("my-service", ports)]
+    assert metrics["filters"][0]["urlRewrite"]["path"]["replaceFullPath"] == "/unpublished"
+
+
+def test_openshift_chooses_the_user_and_its_dns_is_reachable(extended: Any, render: Any) -> None:
+    manifests = extended("openshift")
+    for pod in pods(manifests).values():
+        assert pod["spec"]["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        assert restricted(pod) == set()
+    dns = only(manifests, "NetworkPolicy")["spec"]["egress"].pop()
+    assert dns["ports"] == [{"port": 5353, "protocol": protocol} for protocol in ("UDP", "TCP")]
+    assert faults(manifests, render(**EVERYTHING)) == []
+
+
+def test_slow_balancers_get_more_time(extended: Any, render: Any) -> None:
+    """The grace still covers delay and drain, which is one of the rules."""
+    manifests = extended("balancer")
+    assert faults(manifests, render(**EVERYTHING)) == []
+    assert only(manifests, "ConfigMap")["data"]["SHUTDOWN_DELAY_SECONDS"] == "30"
+    assert only(manifests, "Deployment")["spec"]["minReadySeconds"] == 15
+    assert only(manifests, "HorizontalPodAutoscaler")["spec"]["behavior"]["scaleDown"]["policies"][0]["value"] == 1
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, KUBERNETES[-1], strict=True)
+
+
+def test_argo_cd_migrates_between_settings_and_deployments(extended: Any, render: Any) -> None:
+    manifests = extended("argocd")
+    assert faults(manifests, render(**EVERYTHING)) == []
+    prefix = "argocd.argoproj.io/"
+    waves = {
+        kind_of(each): int(each["metadata"].get("annotations", {}).get(f"{prefix}sync-wave", 0)) for each in manifests
+    }
+    first = {"Namespace": -2, "ServiceAccount": -2, "ConfigMap": -2, "Job": -1}
+    assert {kind: wave for kind, wave in waves.items() if wave} == {**first, "Deployment": 1}
+    job = only(manifests, "Job")["metadata"]["annotations"]
+    assert (job[f"{prefix}hook"], job[f"{prefix}hook-delete-policy"]) == ("Sync", "BeforeHookCreation")
+
+
 # --- Pod Security "restricted" ----------------------------------------------------------------------------------------
 
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
@@ -615,14 +691,20 @@ def make(project: Path, target: str, **variables: str) -> subprocess.CompletedPr
 
 
 def make_secret(project: Path, told: str) -> None:
-    """Make a Secret by the command that was told, as far as the server that is played understands it."""
+    """Make a Secret by the commands that were told, as far as the server that is played understands them."""
+    [namespace] = re.findall(r"kubectl apply --filename deploy/overlays/\w+/namespace.yaml", told)
+    run(*namespace.split(), cwd=project)
     [command] = re.findall(r"kubectl create secret generic .*--from-env-file=FILE", told)
     (project / "FILE").write_text("DATABASE_URL=postgresql://db\nREDIS_URL=redis://cache\n")
     run("sh", "-c", f"{command} --dry-run=client --output=json | kubectl apply --filename -", cwd=project)
     (project / "FILE").unlink()
 
 
-SECRET = {"kind": "Secret", "metadata": {"name": "my-service"}}
+SECRET = {
+    "kind": "Secret",
+    "metadata": {"name": "my-service"},
+    "data": dict.fromkeys(("DATABASE_URL", "REDIS_URL", "API_KEYS"), "eA=="),
+}
 SHARED = ["Namespace", "ServiceAccount", "ConfigMap", "PodDisruptionBudget", "HorizontalPodAutoscaler", "NetworkPolicy"]
 
 
@@ -642,9 +724,8 @@ def test_deploy_asks_for_the_secret_then_migrates_then_rolls_out(
 
     missing = make(project, "deploy", OVERLAY="test", IMAGE=first)
     assert missing.returncode != 0
-    assert missing.stderr.startswith("there is no secret yet; with DATABASE_URL REDIS_URL in a file: kubectl create ")
-    assert set(SHARED) <= kinds(cluster.manifests())
-    assert changed(cluster) == []
+    assert missing.stderr.startswith("there is no secret yet; with DATABASE_URL REDIS_URL in a file: kubectl apply ")
+    assert cluster.changes == []
     make_secret(project, missing.stderr)
     cluster.changes.clear()
 
@@ -652,8 +733,11 @@ def test_deploy_asks_for_the_secret_then_migrates_then_rolls_out(
     assert done.returncode == 0, done.stderr
     created = ["Job my-service-migrate", "Deployment my-service-worker", "Service my-service", "Deployment my-service"]
     assert changed(cluster) == [f"create {each}" for each in created]
-    waited = [f'deployment "{name}" successfully rolled out' for name in ("my-service-worker", "my-service")]
-    assert [line for line in done.stdout.splitlines() if "rolled out" in line] == waited
+    waited = ["the migration", "deployment my-service-worker", "deployment my-service"]
+    assert [line for line in done.stdout.splitlines() if line.endswith(": done")] == [
+        f"{each}: done" for each in waited
+    ]
+    assert set(SHARED) <= kinds(cluster.manifests())
 
     # Once more: the migration alone is made anew.
     anew = ["delete Job my-service-migrate", "create Job my-service-migrate"]
@@ -679,9 +763,11 @@ def test_a_failed_migration_leaves_service_and_worker_as_they_were(cluster: play
     cluster.migrations = "Failed"
     failed = make(render(**EVERYTHING), "deploy", OVERLAY="test", IMAGE="orders:1")
     assert failed.returncode != 0
-    log = "the log of my-service-migrate-1\n"
-    assert f"{log}the migration failed, so the service was left as it is\n" in failed.stderr
-    assert changed(cluster) == ["create Job my-service-migrate"]
+    log = "[pod/my-service-migrate-1/migrate] the log of my-service-migrate-1\n"
+    assert f"{log}the migration failed, so the service was left as it is: " in failed.stderr
+    # What its pod needs, and nothing else.
+    created = [change.split()[1] for change in cluster.changes]
+    assert sorted(created) == ["ConfigMap", "Job", "Namespace", "ServiceAccount"]
 
 
 def test_a_stuck_rollout_shows_the_log_of_the_new_pods_and_the_way_back(cluster: played.Cluster, render: Any) -> None:
@@ -693,10 +779,328 @@ def test_a_stuck_rollout_shows_the_log_of_the_new_pods_and_the_way_back(cluster:
         cluster.changes.clear()
         failed = make(render(**EVERYTHING), "deploy", OVERLAY="test", IMAGE=image)
         assert failed.returncode != 0
-        assert f'deployment "{name}" exceeded its progress deadline' in failed.stderr
+        assert "it took too long; to go back to orders:1: make rollback OVERLAY=test" in failed.stderr
         assert re.findall("the log of (.*)", failed.stderr) == [f"{name}-2"]
-        assert f"; to go back: kubectl rollout undo deployment/{name} --namespace my-service-test" in failed.stderr
         assert changed(cluster)[-1] == f"change Deployment {name}"
+
+
+# --- What a failure says ----------------------------------------------------------------------------------------------
+
+HERE = "my-service-test"
+
+
+class Clock:
+    """Time for the module that waits: it passes only while that sleeps, in steps of ten seconds."""
+
+    def __init__(self) -> None:
+        self.now, self.step = 0, 10
+        self.then: dict[int, Callable[[], object]] = {}
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, _: float) -> None:
+        self.now += self.step
+        for due in [due for due in self.then if due <= self.now]:
+            self.then.pop(due)()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def rollout(cluster: played.Cluster, clock: Clock) -> Any:
+    """The module that `make deploy` waits with."""
+    spec = importlib.util.spec_from_file_location("rollout", ROOT / "template/deploy/rollout.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    vars(module)["time"] = clock
+    cluster.objects["namespaces", "", HERE] = {"kind": "Namespace", "metadata": {"name": HERE}}
+    return module
+
+
+def start(cluster: played.Cluster, owner: str, image: str = "orders:1", **spec: Any) -> None:
+    """Create a Deployment or a Job as its manifest would, or change its image."""
+    component = {"my-service-migrate": "migration", "my-service-worker": "worker"}.get(owner, "server")
+    labels = {NAME: "my-service", COMPONENT: component}
+    pod = {"containers": [{"name": component, "image": image}], **spec}
+    resource, kind = ("jobs", "Job") if component == "migration" else ("deployments", "Deployment")
+    given = {
+        "kind": kind,
+        "apiVersion": "batch/v1" if kind == "Job" else "apps/v1",
+        "metadata": {"name": owner, "labels": labels},
+        "spec": {"template": {"metadata": {"labels": labels}, "spec": pod}},
+    }
+    cluster.put("create", (resource, HERE, owner), given, dry=False)
+
+
+def wait(rollout: Any, owner: str) -> str:
+    service = rollout.Service(HERE, "my-service")
+    if owner == "my-service-migrate":
+        return str(service.wait("the migration", lambda: service.migration(owner)))
+    component = "worker" if owner == "my-service-worker" else "server"
+    return str(service.wait(f"deployment {owner}", lambda: service.rollout(component, owner)))
+
+
+def pending(reason: str, message: str = "no such thing", name: str = "server") -> Manifest:
+    waiting = {
+        "name": name,
+        "ready": False,
+        "restartCount": 0,
+        "state": {"waiting": {"reason": reason, "message": message}},
+    }
+    return {"phase": "Pending", "containerStatuses": [waiting]}
+
+
+@pytest.mark.parametrize("owner", ["my-service", "my-service-worker", "my-service-migrate"])
+@pytest.mark.parametrize("reason", ["ImagePullBackOff", "CreateContainerConfigError"])
+def test_a_container_that_cannot_start_ends_the_wait_with_its_reason(
+    cluster: played.Cluster, rollout: Any, clock: Clock, capfd: Any, owner: str, reason: str
+) -> None:
+    """Within 30 seconds, with the events."""
+    clock.step = 8
+    cluster.states[owner] = pending(reason, "orders:2 is\nunknown")
+    start(cluster, owner)
+    cluster.warn(HERE, "Pod", f"{owner}-1", "Failed", "Failed to pull orders:2")
+    cluster.warn(HERE, "Pod", "another-1", "Failed", "what is this to us?")
+    assert wait(rollout, owner) == f"{reason}: {owner}-1, container server: orders:2 is unknown"
+    assert 10 < clock.now < 30
+    told = capfd.readouterr()
+    assert f"{owner}-1: Failed: Failed to pull orders:2\n" in told.err
+    assert "what is this to us?" not in told.err
+    assert f"; {reason}: " in told.out
+
+
+@pytest.mark.parametrize(
+    "reason", ["ErrImagePull", "InvalidImageName", "CreateContainerError", "ErrImageNeverPull", "RunContainerError"]
+)
+def test_each_hopeless_reason_ends_the_wait(cluster: played.Cluster, rollout: Any, reason: str) -> None:
+    cluster.states["my-service"] = pending(reason)
+    start(cluster, "my-service")
+    assert wait(rollout, "my-service").startswith(f"{reason}: ")
+
+
+def test_a_registry_that_responds_again_ends_no_wait(cluster: played.Cluster, rollout: Any, clock: Clock) -> None:
+    cluster.states["my-service"] = pending("ErrImagePull")
+    start(cluster, "my-service")
+    clock.then[10] = lambda: (cluster.states.clear(), start(cluster, "my-service", "orders:2"))
+    assert wait(rollout, "my-service") == ""
+
+
+UNSCHEDULABLE = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "0/3 nodes: no memory",
+}
+
+
+@pytest.mark.parametrize("owner", ["my-service", "my-service-migrate"])
+def test_a_pod_without_a_node_is_reported_while_one_may_still_come(
+    cluster: played.Cluster, rollout: Any, clock: Clock, capfd: Any, owner: str
+) -> None:
+    clock.step = 30
+    cluster.states[owner] = {"phase": "Pending", "conditions": [UNSCHEDULABLE]}
+    start(cluster, owner)
+    reason = f"Unschedulable: {owner}-1: 0/3 nodes: no memory"
+    assert wait(rollout, owner) == f"no progress for 120 s; {reason}"
+    progress = "the migration: Pending" if owner == "my-service-migrate" else "deployment my-service: 0 of 1 ready"
+    assert capfd.readouterr().out.splitlines() == [f"{progress} after {now} s; {reason}" for now in (30, 60, 90)]
+
+
+def test_a_volume_that_does_not_come_is_reported_with_its_claim(
+    cluster: played.Cluster, rollout: Any, clock: Clock, capfd: Any
+) -> None:
+    clock.step = 60
+    cluster.states["my-service"] = pending("ContainerCreating", "")
+    start(cluster, "my-service", volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "orders-data"}}])
+    cluster.warn(HERE, "PersistentVolumeClaim", "orders-data", "ProvisioningFailed", "no such storage class")
+    cluster.warn(HERE, "Pod", "my-service-1", "FailedMount", "the volume is not attached")
+    assert wait(rollout, "my-service").endswith("FailedMount: my-service-1: the volume is not attached")
+    assert "orders-data: ProvisioningFailed: no such storage class\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("owner", ["my-service", "my-service-migrate"])
+def test_a_quota_that_allows_no_pod_ends_the_wait(cluster: played.Cluster, rollout: Any, owner: str) -> None:
+    cluster.states[owner] = None
+    start(cluster, owner)
+    [name] = [name for resource, _, name in cluster.objects if resource in ("replicasets", "jobs")]
+    kind = "Job" if name == owner else "ReplicaSet"
+    cluster.warn(HERE, kind, name, "FailedCreate", "exceeded quota: small")
+    cluster.warn(HERE, kind, name, "FailedCreate", "the Job of an earlier deployment", uid="earlier")
+    assert wait(rollout, owner) == "FailedCreate: exceeded quota: small"
+
+
+def test_a_quota_that_allows_some_pods_ends_the_wait(cluster: played.Cluster, rollout: Any) -> None:
+    cluster.states["my-service"] = {"phase": "Running"}
+    start(cluster, "my-service")
+    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: small"}
+    cluster.objects["deployments", HERE, "my-service"]["status"]["conditions"] = [refused]
+    assert wait(rollout, "my-service") == "FailedCreate: exceeded quota: small"
+
+
+def test_a_crash_loop_ends_the_wait_on_the_third_restart(
+    cluster: played.Cluster, rollout: Any, clock: Clock, capfd: Any
+) -> None:
+    """The logs are those of the new pod, each container's, and not those of the one that still runs."""
+    start(cluster, "my-service")
+    ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    looping = {"name": "migrate", "ready": False, "restartCount": 2, "lastState": ended}
+    waiting = {"name": "server", "ready": False, "restartCount": 0}
+    status = {"phase": "Pending", "initContainerStatuses": [looping], "containerStatuses": [waiting]}
+    cluster.states["my-service"] = status
+    start(cluster, "my-service", "orders:2", initContainers=[{"name": "migrate", "image": "orders:2"}])
+    clock.then[20] = lambda: looping.update(restartCount=3)
+    reason = "CrashLoop: my-service-2, container migrate ended 3 times: OOMKilled, exit status 137"
+    assert wait(rollout, "my-service") == reason
+    assert clock.now == 20
+    log = re.findall(r"\[pod/(\S+)\] the log", capfd.readouterr().err)
+    assert log == ["my-service-2/migrate", "my-service-2/server"]
+
+
+def complete(cluster: played.Cluster) -> None:
+    """End the migration."""
+    done = {"conditions": [{"type": "Complete", "status": "True"}]}
+    cluster.objects["jobs", HERE, "my-service-migrate"]["status"] = done
+
+
+def test_an_evicted_migration_is_reported_and_goes_on(
+    cluster: played.Cluster, rollout: Any, clock: Clock, capfd: Any, built: Any
+) -> None:
+    [rule] = only(built("test", **EVERYTHING), "Job")["spec"]["podFailurePolicy"]["rules"]
+    assert rule == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    cluster.states["my-service-migrate"] = {"phase": "Failed", "reason": "Evicted", "message": "The node had no disk."}
+    start(cluster, "my-service-migrate")
+    clock.then[20] = lambda: complete(cluster)
+    assert wait(rollout, "my-service-migrate") == ""
+    assert "; Evicted: my-service-migrate-1: The node had no disk." in capfd.readouterr().out
+
+
+def test_a_migration_that_runs_may_take_long(cluster: played.Cluster, rollout: Any, clock: Clock) -> None:
+    cluster.states["my-service-migrate"] = {"phase": "Running"}
+    start(cluster, "my-service-migrate")
+    clock.step = 100
+    clock.then[300] = lambda: complete(cluster)
+    assert wait(rollout, "my-service-migrate") == ""
+
+
+# --- Before, and back -------------------------------------------------------------------------------------------------
+
+
+def test_deploy_names_missing_keys_of_the_secret_before_it_applies_anything(
+    cluster: played.Cluster, render: Any
+) -> None:
+    cluster.objects["secrets", "my-service-test", "my-service"] = {**SECRET, "data": {"DATABASE_URL": "eA=="}}
+    failed = make(render(**EVERYTHING), "deploy", OVERLAY="test", IMAGE="orders:1")
+    assert failed.returncode != 0
+    assert failed.stderr.startswith("the secret my-service lacks REDIS_URL; with all that it contains in a file: ")
+    assert cluster.changes == []
+
+
+def test_deploy_applies_what_makes_the_secret_before_the_migration(
+    cluster: played.Cluster, rollout: Any, extended: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifests = extended("external-secrets")
+    rendered = tmp_path / "rendered.yaml"
+    rendered.write_text("---\n".join(yaml.safe_dump(each) for each in manifests))
+    applied: list[list[str]] = []
+    monkeypatch.setattr(rollout, "apply", lambda documents, _="": applied.append(list(map(rollout.kind_of, documents))))
+    cluster.states["my-service-migrate"] = None
+    with pytest.raises(SystemExit, match="there is no Job|was deleted"):
+        rollout.deploy(rollout.Service(HERE, "my-service"), str(rendered), "production", "DATABASE_URL")
+    assert sorted(applied[0]) == ["ConfigMap", "ExternalSecret", "Namespace", "ServiceAccount"]
+    assert applied[1:] == [["Job"]]
+
+
+def test_deploy_refuses_a_cluster_that_is_too_old(cluster: played.Cluster, render: Any) -> None:
+    cluster.minor = "26+"
+    for target in ("deploy", "deploy-diff", "rollback"):
+        failed = make(render(**ANSWERS[0]), target, OVERLAY="test", IMAGE="orders:1")
+        assert failed.returncode != 0
+        assert failed.stderr.startswith("the cluster has Kubernetes 1.26, and the manifests need 1.27 or newer\n")
+    cluster.minor = "27"
+    assert make(render(**ANSWERS[0]), "deploy-diff", OVERLAY="test", IMAGE="orders:1").returncode == 0
+
+
+def test_rollback_returns_to_the_image_before_by_name_and_does_not_migrate(
+    cluster: played.Cluster, render: Any
+) -> None:
+    project = render(**EVERYTHING)
+    cluster.objects["secrets", "my-service-test", "my-service"] = SECRET
+    first, second = "registry.test:5000/orders:1", "orders@sha256:" + "b" * 64
+    none = make(project, "rollback", OVERLAY="test")
+    assert none.returncode != 0
+    assert none.stderr.startswith("no earlier image ran in namespace my-service-test\n")
+    for image in (first, second):
+        assert make(project, "deploy", OVERLAY="test", IMAGE=image).returncode == 0
+    cluster.changes.clear()
+
+    back = make(project, "rollback", OVERLAY="test")
+    assert back.returncode == 0, back.stderr
+    assert f"namespace my-service-test goes back to {first}; its database is not migrated back\n" in back.stdout
+    assert changed(cluster) == ["change Deployment my-service-worker", "change Deployment my-service"]
+    images = {
+        kind: pod["spec"]["containers"][0]["image"] for kind, pod in pods(cluster.manifests()).items() if kind != "Job"
+    }
+    assert images == {"Deployment": first, "worker's Deployment": first}
+
+    # Workers that don't start: the service still has the image to go back to.
+    cluster.stuck = {"my-service-worker"}
+    assert "to go back to registry.test:5000/orders:1: make rollback OVERLAY=test" in (
+        make(project, "deploy", OVERLAY="test", IMAGE="orders:3").stderr
+    )
+    cluster.stuck.clear()
+    cluster.changes.clear()
+    again = make(project, "rollback", OVERLAY="test")
+    assert again.returncode == 0, again.stderr
+    assert f"goes back to {first};" in again.stdout
+    assert changed(cluster) == ["change Deployment my-service-worker"]
+    assert make(project, "deploy-diff", OVERLAY="test", IMAGE="orders:4").returncode == 0
+
+    # What CI needs, deploy/role.yaml allows, and hardly more.
+    [role] = [each for each in yaml.safe_load_all((project / "deploy/role.yaml").read_text()) if each["kind"] == "Role"]
+    allowed = {
+        (rule["apiGroups"][0], resource, verb)
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    # The namespace is made before, with the Role.
+    requests = {each for each in cluster.requests if each[1]} - {("", "namespaces", "create")}
+    assert requests - allowed == set()
+    # With SQLite there are volumes.
+    assert {each[:2] for each in allowed} - {each[:2] for each in requests} == {("", "persistentvolumeclaims")}
+
+
+def test_the_first_deployment_waits_for_the_autoscalers_minimum(
+    cluster: played.Cluster, rollout: Any, clock: Clock, built: Any
+) -> None:
+    least = only(built("production", **EVERYTHING), "HorizontalPodAutoscaler")
+    cluster.objects["horizontalpodautoscalers", HERE, "my-service"] = least
+    start(cluster, "my-service")
+    assert wait(rollout, "my-service") == ""
+    assert cluster.objects["deployments", HERE, "my-service"]["status"]["readyReplicas"] == 3
+    assert clock.now == 20
+
+
+def test_settings_that_no_replicaset_names_are_deleted(cluster: played.Cluster, rollout: Any) -> None:
+    names = [f"my-service-{each * 10}" for each in "bcd"] + ["my-service-settings", "my-service"]
+    for name in names:
+        cluster.objects["configmaps", HERE, name] = {
+            "kind": "ConfigMap",
+            "apiVersion": "v1",
+            "metadata": {"name": name, "namespace": HERE},
+        }
+    source = {"configMapRef": {"name": names[1]}}
+    start(cluster, "my-service", containers=[{"name": "server", "image": "orders:1", "envFrom": [source]}])
+    start(cluster, "my-service", "orders:2")
+    current = "name: " + names[2]
+    rollout.prune(rollout.Service(HERE, "my-service"), [current])
+    assert [name for name in names if ("configmaps", HERE, name) not in cluster.objects] == names[:1]
 
 
 @pytest.mark.parametrize(
@@ -721,13 +1125,16 @@ def test_deploy_takes_any_image(
 
 def test_diff_shows_what_would_change_and_changes_nothing(cluster: played.Cluster, render: Any) -> None:
     project = render(deploy="kubernetes", database="postgresql")
+    migrates = "before the rollout, the Job my-service-migrate migrates the database with orders:"
     new = make(project, "deploy-diff", OVERLAY="test", IMAGE="orders:1")
-    assert (new.returncode, new.stdout) == (0, "there is no namespace my-service-test yet: everything would be new\n")
+    assert new.returncode == 0
+    assert "\n+kind: Deployment\n" in new.stdout
+    assert new.stdout.endswith(f"\nthere is no namespace my-service-test yet: everything above is new\n{migrates}1\n")
     cluster.objects["secrets", "my-service-test", "my-service"] = SECRET
     assert make(project, "deploy", OVERLAY="test", IMAGE="orders:1").returncode == 0
     cluster.changes.clear()
     same = make(project, "deploy-diff", OVERLAY="test", IMAGE="orders:1")
-    assert (same.returncode, same.stdout) == (0, "nothing would change\n"), same.stderr
+    assert (same.returncode, same.stdout) == (0, f"nothing would change\n{migrates}1\n"), same.stderr
     # The Job is left out: a cluster refuses to change it, and `make deploy` makes a new one.
     other = make(project, "deploy-diff", OVERLAY="test", IMAGE="orders:2")
     assert other.returncode == 0, other.stderr
@@ -740,10 +1147,10 @@ def test_diff_shows_what_would_change_and_changes_nothing(cluster: played.Cluste
 @pytest.mark.parametrize(
     ("variables", "line"),
     [
-        ({}, "which overlay? for example: make deploy OVERLAY=test IMAGE=ghcr.io/example/my-service:0.1.0"),
+        ({}, "which overlay? for example: make TARGET OVERLAY=test IMAGE=ghcr.io/example/my-service:0.1.0"),
         ({"OVERLAY": "staging", "IMAGE": "orders:1"}, "there is no overlay staging: OVERLAY is production or test"),
         ({"OVERLAY": "..", "IMAGE": "orders:1"}, "there is no overlay ..: OVERLAY is production or test"),
-        ({"OVERLAY": "test"}, "which image? for example: make deploy OVERLAY=test IMAGE="),
+        ({"OVERLAY": "test"}, "which image? for example: make TARGET OVERLAY=test IMAGE="),
         ({"OVERLAY": "test", "IMAGE": "orders 1:2"}, "which image? for example: "),
         ({"OVERLAY": "test", "IMAGE": "localhost:5000/orders"}, "IMAGE needs a tag or a digest, for example "),
         ({"OVERLAY": "test", "IMAGE": "orders:1"}, "kubectl reaches no cluster: choose one with "),
@@ -756,7 +1163,7 @@ def test_a_bad_call_is_told_in_one_line(
     failed = make(render(**EVERYTHING), target, **variables)
     assert failed.returncode != 0
     assert failed.stdout == ""
-    assert failed.stderr.splitlines()[0].startswith(line)
+    assert failed.stderr.splitlines()[0].startswith(line.replace("TARGET", target))
     assert all(told.startswith("make") for told in failed.stderr.splitlines()[1:])
 
 

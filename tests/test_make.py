@@ -99,6 +99,7 @@ VARIABLES = {
     "publish": ["ARGS", "TAG", "SOURCE", "VERSION", "REPOSITORY", "DOCKER"],
     "sign": ["REPOSITORY"],
     "deploy": ["OVERLAY", "IMAGE"],
+    "rollback": ["OVERLAY"],
     "test": ["ARGS"],
     "test-own": ["ARGS"],
     "lock": ["ARGS"],
@@ -113,7 +114,7 @@ VARIABLES = {
 STUB = """#!/bin/sh
 for argument; do printf '%s\\0' "$argument"; done >>"$CALLS"
 printf '\\n' >>"$CALLS"
-case $1 in ps) echo 1a2b ;; exec) echo '{"status":"ok"}' ;; esac
+case $1 in ps) echo 1a2b ;; get) echo '{"minor": "34"}' ;; exec) echo '{"status":"ok"}' ;; esac
 """
 
 

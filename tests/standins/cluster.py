@@ -1,5 +1,7 @@
 """An API server that keeps what kubectl gives it, and plays the controllers that `make deploy` waits for."""
 
+import copy
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -19,13 +21,16 @@ KINDS = {
         ("services", "Service", True),
         ("pods", "Pod", True),
         ("persistentvolumeclaims", "PersistentVolumeClaim", True),
+        ("events", "Event", True),
     ],
-    "apps/v1": [("deployments", "Deployment", True)],
+    "apps/v1": [("deployments", "Deployment", True), ("replicasets", "ReplicaSet", True)],
     "batch/v1": [("jobs", "Job", True)],
     "policy/v1": [("poddisruptionbudgets", "PodDisruptionBudget", True)],
     "networking.k8s.io/v1": [("networkpolicies", "NetworkPolicy", True)],
     "autoscaling/v2": [("horizontalpodautoscalers", "HorizontalPodAutoscaler", True)],
 }
+COUNTS = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+HASH, COMPONENT = "pod-template-hash", "app.kubernetes.io/component"
 KIND_OF = {resource: kind for kinds in KINDS.values() for resource, kind, _ in kinds}
 
 
@@ -37,9 +42,15 @@ class Cluster:
         self.changes: list[str] = []
         # What the next migrations come to, and which Deployments can't be rolled out.
         self.migrations, self.stuck = "Complete", set[str]()
+        # The status of the pods that a Deployment or a Job creates next; none is created for None.
+        self.states: dict[str, dict[str, Any] | None] = {}
+        self.minor = "34"
+        # What a Role would have to allow: group, resource, verb.
+        self.requests: set[tuple[str, str, str]] = set()
 
     def manifests(self) -> list[dict[str, Any]]:
-        return list(self.objects.values())
+        """Return what kubectl gave."""
+        return [found for key, found in self.objects.items() if key[0] not in ("pods", "replicasets", "events")]
 
     def put(self, verb: str, key: tuple[str, str, str], given: dict[str, Any], dry: bool) -> dict[str, Any]:
         """Store what was given, with the status that its controller would give it."""
@@ -57,32 +68,106 @@ class Cluster:
         if resource == "jobs":
             template = stored["spec"]["template"]
             stored["spec"] = {**stored["spec"], "selector": {"matchLabels": template["metadata"]["labels"]}}
-            stored["status"] = {"conditions": [{"type": self.migrations, "status": "True"}]}
+            ended = [] if name in self.states else [{"type": self.migrations, "status": "True"}]
+            stored["status"] = {"conditions": ended}
         if resource == "deployments":
             stored["spec"] = {"replicas": 1, **stored["spec"]}
-            ready = 0 if name in self.stuck else stored["spec"]["replicas"]
-            counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), ready)
+            ready = 0 if name in {*self.stuck, *self.states} else stored["spec"]["replicas"]
+            counts = dict.fromkeys(COUNTS, ready)
             stuck = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
-            stored["status"] = {"observedGeneration": generation, "conditions": [] if ready else [stuck], **counts}
+            stored["status"] = {
+                "observedGeneration": generation,
+                "conditions": [stuck] if name in self.stuck else [],
+                **counts,
+            }
         if not dry:
             self.objects[key] = stored
             self.changes.append(f"{verb} {KIND_OF[resource]} {name}")
-            if resource == "deployments" and ready:
-                self.objects.pop(("pods", namespace, f"{name}-{generation - 1}"), None)
+            labels = self.replicate(stored, generation) if resource == "deployments" else {}
+            if labels and ready:
+                self.end_old_pods(namespace, labels)
             if resource in ("deployments", "jobs"):
-                self.start(stored, f"{name}-{generation}", resource == "jobs" or bool(ready))
+                self.start(stored, f"{name}-{generation}", labels, resource == "deployments" and bool(ready))
         return stored
 
-    def start(self, owner: dict[str, Any], name: str, is_ready: bool) -> None:
-        """Store a pod of a Deployment or a Job."""
+    def end_old_pods(self, namespace: str, labels: dict[str, str]) -> None:
+        for key, found in list(self.objects.items()):
+            own = found["metadata"].get("labels", {}) if key[:2] == ("pods", namespace) else {}
+            if own.get(COMPONENT) == labels[COMPONENT]:
+                del self.objects[key]
+
+    def replicate(self, owner: dict[str, Any], generation: int) -> dict[str, str]:
+        """Store the ReplicaSet of a Deployment's template, or make an earlier one the newest; return its labels."""
+        meta, template = owner["metadata"], copy.deepcopy(owner["spec"]["template"])
+        hashed = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:10]
+        template["metadata"]["labels"][HASH] = hashed
+        name = f"{meta['name']}-{hashed}"
+        self.objects["replicasets", meta["namespace"], name] = {
+            "kind": "ReplicaSet",
+            "apiVersion": "apps/v1",
+            "metadata": {
+                "name": name,
+                "uid": name,
+                "namespace": meta["namespace"],
+                "labels": template["metadata"]["labels"],
+                "annotations": {"deployment.kubernetes.io/revision": str(generation)},
+            },
+            "spec": {"template": template},
+        }
+        labels: dict[str, str] = template["metadata"]["labels"]
+        return labels
+
+    def start(self, owner: dict[str, Any], name: str, labels: dict[str, str], is_ready: bool) -> None:
+        """Store a pod of a Deployment or a Job, in the state that was asked for."""
         namespace, template = owner["metadata"]["namespace"], owner["spec"]["template"]
-        state = {"name": template["spec"]["containers"][0]["name"], "ready": is_ready}
+        container = template["spec"]["containers"][0]["name"]
+        status: dict[str, Any] | None = {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": str(is_ready)}],
+            "containerStatuses": [{"name": container, "ready": is_ready}],
+        }
+        status = self.states.get(owner["metadata"]["name"], status)
+        if status is None:
+            return
         self.objects["pods", namespace, name] = {
             "kind": "Pod",
             "apiVersion": "v1",
-            "metadata": {**template["metadata"], "name": name, "namespace": namespace},
+            "metadata": {
+                "labels": labels or template["metadata"]["labels"],
+                "name": name,
+                "uid": name,
+                "namespace": namespace,
+            },
             "spec": template["spec"],
-            "status": {"phase": "Running", "containerStatuses": [state]},
+            "status": status,
+        }
+
+    def scale(self, found: dict[str, Any]) -> None:
+        """Set the autoscaler's minimum, as its controller does some time after the Deployment was created."""
+        namespace, name = found["metadata"]["namespace"], found["metadata"]["name"]
+        scaler = self.objects.get(("horizontalpodautoscalers", namespace, name))
+        if scaler and found["status"].get("readyReplicas"):
+            least = scaler["spec"]["minReplicas"]
+            asked = found["metadata"].setdefault("annotations", {}).get("asked")
+            if asked and found["spec"]["replicas"] < least:
+                found["spec"]["replicas"] = least
+            elif asked:
+                found["status"].update(dict.fromkeys(COUNTS, found["spec"]["replicas"]))
+            found["metadata"]["annotations"]["asked"] = "yes"
+
+    def warn(self, namespace: str, kind: str, name: str, reason: str, message: str, uid: str = "") -> None:
+        """Store a Warning event about an object, or about an earlier one of that name."""
+        event = f"{name}.{len(self.objects)}"
+        uid = uid or (f"jobs-{name}" if kind == "Job" else name)
+        self.objects["events", namespace, event] = {
+            "kind": "Event",
+            "apiVersion": "v1",
+            "metadata": {"name": event, "namespace": namespace},
+            "involvedObject": {"kind": kind, "name": name, "uid": uid, "namespace": namespace},
+            "type": "Warning",
+            "reason": reason,
+            "message": message,
+            "lastTimestamp": "2026-11-29T00:00:00Z",
         }
 
 
@@ -170,11 +255,17 @@ class Handler(BaseHTTPRequestHandler):
             namespace, rest = rest[1], rest[2:]
         return version, rest[0], namespace, "/".join(rest[1:])
 
+    def note(self, verb: str) -> None:
+        version, resource, _, name = self.place()
+        kind = f"{resource}/log" if name.endswith("/log") else resource
+        self.cluster.requests.add((version.rpartition("/")[0], kind, verb))
+
     def do_GET(self) -> None:
         path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
         groups = [version for version in KINDS if "/" in version]
         if path == "/version":
-            self.answer({"major": "1", "minor": "34", "gitVersion": "v1.34.0"})
+            minor = self.cluster.minor
+            self.answer({"major": "1", "minor": minor, "gitVersion": f"v1.{minor}.0"})
         elif path == "/api":
             self.answer({"kind": "APIVersions", "versions": ["v1"]})
         elif path == "/apis":
@@ -196,12 +287,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def read(self, query: dict[str, list[str]]) -> None:
         version, resource, namespace, name = self.place()
+        self.note("get" if name else "watch" if "watch" in query else "list")
         if resource not in KIND_OF:
             self.refuse(404, "NotFound", f"there is no {resource}")
         elif name.endswith("/log"):
             self.write(f"the log of {name.removesuffix('/log')}\n".encode(), "text/plain")
         elif name:
             found = self.cluster.objects.get((resource, namespace, name))
+            if found and resource == "deployments":
+                self.cluster.scale(found)
             self.answer(found) if found else self.refuse(404, "NotFound", f'{resource} "{name}" not found')
         elif "watch" in query:
             # Nothing changes while somebody watches.
@@ -217,11 +311,13 @@ class Handler(BaseHTTPRequestHandler):
                 if key[:2] == (resource, namespace)
                 and chosen[0].items() <= found["metadata"].get("labels", {}).items()
                 and chosen[1].get("metadata.name", key[2]) == key[2]
+                and chosen[1].get("type") in (None, found.get("type"))
             ]
             meta = {"resourceVersion": str(len(self.cluster.changes))}
             self.answer({"kind": f"{KIND_OF[resource]}List", "apiVersion": version, "metadata": meta, "items": items})
 
     def do_POST(self) -> None:
+        self.note("create")
         _, resource, namespace, _ = self.place()
         given, query = self.body(), parse_qs(urlsplit(self.path).query)
         if namespace and ("namespaces", "", namespace) not in self.cluster.objects:
@@ -231,6 +327,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(self.cluster.put("create", key, given, "dryRun" in query), 201)
 
     def do_PATCH(self) -> None:
+        self.note("patch")
         _, resource, namespace, name = self.place()
         key, patch, query = (resource, namespace, name), self.body(), parse_qs(urlsplit(self.path).query)
         if resource == "jobs" and "spec" in patch:
@@ -240,6 +337,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(self.cluster.put("change", key, given, "dryRun" in query))
 
     def do_DELETE(self) -> None:
+        self.note("delete")
         _, resource, namespace, name = self.place()
         if self.headers["Content-Length"]:
             self.body()

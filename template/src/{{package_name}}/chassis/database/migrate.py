@@ -6,6 +6,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from threading import Thread
 
 import structlog
@@ -36,7 +37,11 @@ def run(driver: Driver, settings: EnvironmentSettings) -> None:
 
 
 def upgrade(driver: Driver, settings: EnvironmentSettings) -> None:
-    """Migrate; end the process with one line and exit status 1 if the database is down."""
+    """Migrate; end the process with one line and exit status 1 if the database is down.
+
+    Outside of development, a database at a revision that this image does not have is left alone:
+    an older image is there again, to go back to.
+    """
     # Alembic logs the names of its plugins when it is imported.
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     from alembic import command, config, script, util
@@ -44,16 +49,23 @@ def upgrade(driver: Driver, settings: EnvironmentSettings) -> None:
     # `migrations/env.py` connects with these settings.
     configuration = config.Config(attributes={"settings": settings})
     configuration.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    head = script.ScriptDirectory.from_config(configuration).get_current_head()
+    logger = structlog.get_logger()
     try:
         command.upgrade(configuration, "head")
     except util.CommandError as error:
+        unknown = getattr(error.__cause__, "argument", None)
+        if isinstance(unknown, str) and settings.app_env != "development":
+            logger.warning("the database is ahead of this image", revision=unknown, newest=head)
+            return
         sys.exit(f"The database can't be migrated: {error}")
     except DBAPIError as error:
+        if error.statement and not error.connection_invalidated:
+            sys.exit(f"The migration failed: {reason(error)}, in {shorten(error.statement, 200)}")
         if not driver.is_down(error):
             raise
         line = f"The database of DATABASE_URL does not respond: {reason(error)}"
         if settings.app_env == "development":
             line += "; 'make dev' starts one unless DATABASE_URL is set"
         sys.exit(line)
-    revision = script.ScriptDirectory.from_config(configuration).get_current_head()
-    structlog.get_logger().info("database is migrated", revision=revision)
+    logger.info("database is migrated", revision=head)

@@ -1,0 +1,423 @@
+"""What `deploy.sh` does in the cluster, with kubectl and Python's standard library alone.
+
+A failure shows what Kubernetes says about the new pods, and ends soon: `kubectl rollout status`
+would wait, and say only that it waited.
+"""
+
+# ruff: noqa: S603, S607 (it runs kubectl)
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
+REVISION, HASH = "deployment.kubernetes.io/revision", "pod-template-hash"
+# Reasons for which a container waits until somebody changes the image's name or the settings.
+# A registry that is down for a moment gets the grace.
+HOPELESS = {
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "FailedCreate",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RunContainerError",
+}
+GRACE_SECONDS = 15
+# Without any progress. A pod may have to wait for a node that is being added, or for a volume.
+DEADLINE_SECONDS = 120
+PROGRESS_SECONDS = 10
+POLL_SECONDS = 2
+RESTARTS = 3
+SHOWN_PODS, SHOWN_EVENTS, SHOWN_LINES = 3, 5, 20
+
+Object = dict[str, Any]
+
+
+class State(NamedTuple):
+    """How far something is: the counts that progress line and deadline go by, and its new pods."""
+
+    progress: str
+    pods: Sequence[Object] = ()
+    # The ReplicaSet or Job, which events may be about too: it may not be allowed to create a pod.
+    owners: Sequence[Object] = ()
+    is_done: bool = False
+    failure: str = ""
+    # A migration may take long once it runs.
+    is_at_work: bool = False
+    problems: Sequence[tuple[str, str]] = ()
+
+
+def fail(line: str) -> NoReturn:
+    sys.exit(line)
+
+
+class UnreadableError(Exception):
+    """kubectl printed an error: no right to read it, or the API server did not respond."""
+
+
+def kubectl(*arguments: str, stdin: str | None = None) -> None:
+    done = subprocess.run(["kubectl", *arguments], input=stdin, text=True)
+    if done.returncode:
+        fail(f"kubectl {arguments[0]} failed, so nothing after it was done")
+
+
+def read(*arguments: str) -> str:
+    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise UnreadableError(one_line(done.stderr))
+    return done.stdout
+
+
+class Service:
+    """The service in one namespace."""
+
+    def __init__(self, namespace: str, name: str) -> None:
+        self.namespace, self.name = namespace, name
+        self.here = ["--namespace", namespace]
+
+    def get(self, *what: str) -> list[Object]:
+        printed = read("get", *what, *self.here, "--ignore-not-found", "--output", "json")
+        found: Object = json.loads(printed) if printed else {}
+        items: list[Object] = found.get("items", [found] if found else [])
+        return items
+
+    def of(self, kind: str, component: str) -> list[Object]:
+        return self.get(kind, "--selector", f"{NAME}={self.name},{COMPONENT}={component}")
+
+    def replica_sets(self, component: str) -> list[Object]:
+        """Return those of a component's Deployment, the newest first."""
+        return sorted(self.of("replicasets", component), key=revision, reverse=True)
+
+    def rollout(self, component: str, deployment: str) -> State:
+        """Return how far a Deployment is, with the pods of its newest ReplicaSet."""
+        [found] = self.get("deployment", deployment) or fail(f"there is no Deployment {deployment}")
+        status, metadata = found.get("status", {}), found["metadata"]
+        replicas = found["spec"].get("replicas", 1)
+        # The autoscaler sets its minimum soon after it finds a new Deployment.
+        scalers = self.get("horizontalpodautoscaler", deployment) if replicas else []
+        wanted = max([replicas, *(scaler["spec"].get("minReplicas", 1) for scaler in scalers)])
+        updated, available = (status.get(f"{name}Replicas", 0) for name in ("updated", "available"))
+        old = status.get("replicas", 0) - updated
+        is_seen = status.get("observedGeneration", 0) >= metadata["generation"]
+        progress = f"{available if is_seen else 0} of {wanted} ready"
+        if is_seen and updated >= wanted and old <= 0 and available >= updated:
+            return State(progress, is_done=True)
+        sets = self.replica_sets(component)[:1] if is_seen else []
+        new = {each["metadata"]["labels"][HASH] for each in sets}
+        pods = [
+            pod for pod in self.of("pods", component) if pod["metadata"]["labels"].get(HASH) in new
+        ]
+        conditions = status.get("conditions", []) if is_seen else []
+        late = [each for each in conditions if each.get("reason") == "ProgressDeadlineExceeded"]
+        failure = late[0].get("message", "it took too long") if late else ""
+        # A quota, for example; some pods may have been created before.
+        refused = [
+            (each["reason"], one_line(each.get("message")))
+            for each in conditions
+            if each["type"] == "ReplicaFailure" and each["status"] == "True"
+        ]
+        return State(progress, pods, sets, failure=failure, problems=refused)
+
+    def migration(self, job: str) -> State:
+        """Return how far the Job is. Pods that were evicted don't count: it starts another."""
+        [found] = self.get("job", job) or fail(f"the Job {job} was deleted")
+        status = found.get("status", {})
+        ended = {
+            each["type"]: each.get("message", "")
+            for each in status.get("conditions", [])
+            if each["status"] == "True"
+        }
+        pods = self.of("pods", "migration")
+        phases = sorted(pod.get("status", {}).get("phase", "Pending") for pod in pods)
+        progress = ", ".join(phases) or "no pod yet"
+        failure = (ended.get("Failed") or "it failed") if "Failed" in ended else ""
+        return State(progress, pods, [found], "Complete" in ended, failure, "Running" in phases)
+
+    def events(self, state: State) -> list[Object]:
+        """Return the Warning events about new pods, their owner and their volumes, the newest last."""
+        # By their ids: the Job of an earlier deployment had the same name.
+        uids = {each["metadata"]["uid"] for each in [*state.pods, *state.owners]}
+        claims = {
+            volume["persistentVolumeClaim"]["claimName"]
+            for pod in state.pods
+            for volume in pod["spec"].get("volumes", [])
+            if "persistentVolumeClaim" in volume
+        }
+        try:
+            warnings = self.get("events", "--field-selector", "type=Warning")
+        except UnreadableError:
+            return []
+        found = [
+            event
+            for event in warnings
+            for about in [event["involvedObject"]]
+            if about.get("uid") in uids
+            or (about.get("kind") == "PersistentVolumeClaim" and about.get("name") in claims)
+        ]
+        return sorted(
+            found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or ""
+        )
+
+    def show(self, state: State, events: list[Object]) -> None:
+        """Print why the new pods are not ready: events, and the last lines of each container."""
+        for event in events[-SHOWN_EVENTS:]:
+            print(
+                f"{event['involvedObject']['name']}: {event['reason']}: {one_line(event.get('message'))}",
+                file=sys.stderr,
+            )
+        unready = [pod for pod in state.pods if not is_ready(pod)]
+        for pod in unready[-SHOWN_PODS:]:
+            options = ["--all-containers", "--prefix", "--ignore-errors", f"--tail={SHOWN_LINES}"]
+            with suppress(UnreadableError):
+                sys.stderr.write(read("logs", pod["metadata"]["name"], *self.here, *options))
+
+    def wait(self, what: str, look: Callable[[], State]) -> str:
+        """Wait until `what` is done; otherwise show why not, and return the reason."""
+        started = moved = time.monotonic()
+        last, printed, hopeless_since = "", started, 0.0
+        while True:
+            now = time.monotonic()
+            try:
+                state = look()
+            except UnreadableError as error:
+                if now - moved >= DEADLINE_SECONDS:
+                    return str(error)
+                time.sleep(POLL_SECONDS)
+                continue
+            if state.is_done:
+                print(f"{what}: done")
+                return ""
+            events = self.events(state)
+            problems = [problem for pod in state.pods for problem in problems_of(pod, events)]
+            problems += state.problems
+            if not problems and not state.pods:
+                problems += [
+                    (each["reason"], one_line(each.get("message"))) for each in events[-1:]
+                ]
+            if state.progress != last or state.is_at_work:
+                moved, last = now, state.progress
+            is_hopeless = any(reason in HOPELESS for reason, _ in problems)
+            hopeless_since = (hopeless_since or now) if is_hopeless else 0.0
+            reason = "; ".join(dict.fromkeys(f"{reason}: {text}" for reason, text in problems))
+            failure = state.failure
+            if any(why == "CrashLoop" for why, _ in problems) or (
+                is_hopeless and now - hopeless_since >= GRACE_SECONDS
+            ):
+                failure = failure or reason
+            elif now - moved >= DEADLINE_SECONDS:
+                failure = failure or f"no progress for {DEADLINE_SECONDS} s"
+            if failure:
+                self.show(state, events)
+                return "; ".join(dict.fromkeys([failure, *([reason] if reason else [])]))
+            if now - printed >= PROGRESS_SECONDS:
+                printed = now
+                print(
+                    f"{what}: {state.progress} after {now - started:.0f} s"
+                    + (f"; {reason}" if reason else ""),
+                    flush=True,
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def revision(replica_set: Object) -> int:
+    return int(replica_set["metadata"].get("annotations", {}).get(REVISION, 0))
+
+
+def one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def is_ready(pod: Object) -> bool:
+    status = pod.get("status", {})
+    conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
+    return conditions.get("Ready") == "True" or status.get("phase") == "Succeeded"
+
+
+def problems_of(pod: Object, events: list[Object]) -> list[tuple[str, str]]:
+    """Return why a pod does not get ready, as reasons with a text; none while it just starts."""
+    status, name = pod.get("status", {}), pod["metadata"]["name"]
+    found = []
+    if status.get("reason") == "Evicted":
+        return [("Evicted", f"{name}: {one_line(status.get('message'))}")]
+    for each in status.get("conditions", []):
+        if each["type"] == "PodScheduled" and each["status"] == "False":
+            found.append(
+                (each.get("reason", "Unschedulable"), f"{name}: {one_line(each.get('message'))}")
+            )
+    for container in [
+        *status.get("initContainerStatuses", []),
+        *status.get("containerStatuses", []),
+    ]:
+        where = f"{name}, container {container['name']}"
+        waiting = container.get("state", {}).get("waiting", {})
+        ended = container.get("lastState", {}).get("terminated", {})
+        if container.get("restartCount", 0) >= RESTARTS and not container.get("ready"):
+            code = f"{ended.get('reason', 'Error')}, exit status {ended.get('exitCode', 'unknown')}"
+            found.append(("CrashLoop", f"{where} ended {container['restartCount']} times: {code}"))
+        elif waiting.get("reason") in HOPELESS:
+            found.append((waiting["reason"], f"{where}: {one_line(waiting.get('message'))}"))
+    if not found and status.get("phase", "Pending") == "Pending":
+        # A volume, or the pod's network: only events say so.
+        own = [event for event in events if event["involvedObject"]["name"] == name]
+        found += [
+            (event["reason"], f"{name}: {one_line(event.get('message'))}") for event in own[-1:]
+        ]
+    return found
+
+
+# --- The steps --------------------------------------------------------------------------------
+
+# The alphabet of Kustomize's hashes.
+GENERATED = "-[2456789bcdfghkmt]{10}"
+# What the pod of a migration needs to start.
+BEFORE_THE_MIGRATION = {"Namespace", "ServiceAccount", "ConfigMap"}
+# Of these an operator in the cluster makes the Secret, which therefore can't be there before.
+MAKE_SECRETS = {"ExternalSecret", "SealedSecret", "SecretStore", "Secret"}
+
+
+def kind_of(document: str) -> str:
+    found = re.search(r"(?m)^kind: (\w+)$", document)
+    return found[1] if found else ""
+
+
+def name_of(document: str) -> str:
+    found = re.search(r"(?ms)^metadata:$.*?^  name: (\S+)$", document)
+    return found[1].strip("\"'") if found else ""
+
+
+def apply(documents: list[str], selector: str = "") -> None:
+    chosen = ["--selector", selector] if selector else []
+    kubectl("apply", "--filename", "-", *chosen, stdin="\n---\n".join(documents))
+
+
+def check_secret(service: Service, overlay: str, keys: list[str]) -> None:
+    """Fail if the Secret lacks a variable: the new pods would wait for it, or end at once."""
+    make = f"kubectl create secret generic {service.name} --namespace {service.namespace} --from-env-file=FILE"
+    try:
+        found = service.get("secret", service.name)
+    except UnreadableError:
+        print(f"the secret {service.name} can't be read, so its keys are not checked")
+        return
+    if not found:
+        fail(
+            f"there is no secret yet; with {' '.join(keys)} in a file: kubectl apply --filename"
+            f" deploy/overlays/{overlay}/namespace.yaml && {make}"
+        )
+    missing = [key for key in keys if key not in found[0].get("data", {})]
+    if missing:
+        fail(
+            f"the secret {service.name} lacks {' '.join(missing)}; with all that it contains in a file:"
+            f" {make} --dry-run=client --output=yaml | kubectl replace --filename -"
+        )
+
+
+def prune(service: Service, documents: list[str]) -> None:
+    """Delete the ConfigMaps of earlier settings, but for those that a rollback would need."""
+    try:
+        users = "\n".join([*documents, json.dumps(service.get("replicasets,jobs"))])
+        names = [each["metadata"]["name"] for each in service.get("configmaps")]
+    except UnreadableError:
+        return
+    old = [
+        name
+        for name in names
+        if re.fullmatch(re.escape(service.name) + GENERATED, name) and name not in users
+    ]
+    if old:
+        kubectl("delete", "configmap", *old, *service.here)
+
+
+def previous(service: Service) -> str:
+    """Return the image that ran before the newest one; empty if there was none."""
+
+    def images(component: str) -> list[str]:
+        sets = service.replica_sets(component)
+        return [each["spec"]["template"]["spec"]["containers"][0]["image"] for each in sets]
+
+    server, worker = images("server"), images("worker")
+    # Workers are rolled out first: if those failed, the service still has the image to go back to.
+    current = (worker or server)[:1]
+    return next((image for image in server if image not in current), "")
+
+
+def deploy(
+    service: Service, rendered: str, overlay: str, secret: str, *, is_back: bool = False
+) -> None:
+    documents = re.split(r"(?m)^---\n", Path(rendered).read_text())
+    kinds = {kind_of(document) for document in documents}
+    if secret and not kinds & MAKE_SECRETS:
+        check_secret(service, overlay, secret.split())
+    job = f"{service.name}-migrate"
+    migration = next(
+        (each for each in documents if kind_of(each) == "Job" and name_of(each) == job), None
+    )
+    # An older image finds its migrations, and newer ones, in the database.
+    if migration and not is_back:
+        needed = kinds & MAKE_SECRETS | BEFORE_THE_MIGRATION
+        apply([each for each in documents if kind_of(each) in needed and is_for(migration, each)])
+        # A Job can't be changed, only replaced.
+        kubectl("delete", "job", job, *service.here, "--ignore-not-found", "--cascade=foreground")
+        apply([migration])
+        reason = service.wait("the migration", lambda: service.migration(job))
+        if reason:
+            fail(f"the migration failed, so the service was left as it is: {reason}")
+    apply(documents, f"{COMPONENT} notin (server, worker, migration)")
+    # Workers first: jobs of the new service then find no older worker, which may not know them.
+    if f"{COMPONENT}: worker" in "".join(documents):
+        roll_out(
+            service,
+            documents,
+            "worker",
+            "the new workers don't get ready, so the service was left as it is",
+            overlay,
+        )
+    roll_out(service, documents, "server", "the new pods don't serve", overlay)
+    prune(service, documents)
+
+
+def is_for(migration: str, document: str) -> bool:
+    return (
+        kind_of(document) not in ("ServiceAccount", "ConfigMap") or name_of(document) in migration
+    )
+
+
+def roll_out(
+    service: Service, documents: list[str], component: str, failed: str, overlay: str
+) -> None:
+    deployment = service.name if component == "server" else f"{service.name}-{component}"
+    apply(documents, f"{COMPONENT}={component}")
+    reason = service.wait(
+        f"deployment {deployment}", lambda: service.rollout(component, deployment)
+    )
+    if reason:
+        before = previous(service)
+        back = f"; to go back to {before}: make rollback OVERLAY={overlay}" if before else ""
+        fail(f"{failed}: {reason}{back}")
+
+
+def main(command: str, namespace: str, name: str, *rest: str) -> None:
+    service = Service(namespace, name)
+    if command == "previous":
+        print(previous(service) or fail(f"no earlier image ran in namespace {namespace}"))
+    else:
+        deploy(service, *rest, is_back=command == "rollback")
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except UnreadableError as unreadable:
+        fail(str(unreadable))
+    except KeyboardInterrupt:
+        sys.exit(130)
