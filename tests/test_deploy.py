@@ -868,8 +868,14 @@ def pending(reason: str, message: str = "no such thing", name: str = "server") -
     return {"phase": "Pending", "containerStatuses": [waiting]}
 
 
-@pytest.mark.parametrize("owner", ["my-service", "my-service-worker", "my-service-migrate"])
-@pytest.mark.parametrize("reason", ["ImagePullBackOff", "CreateContainerConfigError"])
+@pytest.mark.parametrize(
+    ("owner", "reason"),
+    [
+        ("my-service", "ImagePullBackOff"),
+        ("my-service-worker", "CreateContainerConfigError"),
+        ("my-service-migrate", "ImagePullBackOff"),
+    ],
+)
 def test_a_container_that_cannot_start_ends_the_wait_with_its_reason(
     cluster: played.Cluster, rollout: Any, clock: Clock, capfd: Any, owner: str, reason: str
 ) -> None:
@@ -887,13 +893,19 @@ def test_a_container_that_cannot_start_ends_the_wait_with_its_reason(
     assert f"; {reason}: " in told.out
 
 
-@pytest.mark.parametrize(
-    "reason", ["ErrImagePull", "InvalidImageName", "CreateContainerError", "ErrImageNeverPull", "RunContainerError"]
-)
-def test_each_hopeless_reason_ends_the_wait(cluster: played.Cluster, rollout: Any, reason: str) -> None:
-    cluster.states["my-service"] = pending(reason)
-    start(cluster, "my-service")
-    assert wait(rollout, "my-service").startswith(f"{reason}: ")
+def test_reasons_that_no_waiting_changes_are_hopeless(rollout: Any) -> None:
+    pod = {"metadata": {"name": "my-service-1"}}
+    for reason in (
+        "ErrImagePull",
+        "InvalidImageName",
+        "CreateContainerError",
+        "ErrImageNeverPull",
+        "RunContainerError",
+    ):
+        [(why, text)] = rollout.problems_of({**pod, "status": pending(reason)}, [])
+        assert why == reason
+        assert text == "my-service-1, container server: no such thing"
+    assert rollout.problems_of({**pod, "status": pending("ContainerCreating")}, []) == []
 
 
 def test_a_registry_that_responds_again_ends_no_wait(cluster: played.Cluster, rollout: Any, clock: Clock) -> None:
