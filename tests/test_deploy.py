@@ -770,17 +770,29 @@ def test_a_failed_migration_leaves_service_and_worker_as_they_were(cluster: play
     assert sorted(created) == ["ConfigMap", "Job", "Namespace", "ServiceAccount"]
 
 
-def test_a_stuck_rollout_shows_the_log_of_the_new_pods_and_the_way_back(cluster: played.Cluster, render: Any) -> None:
+def hasty(project: Path, folder: Path) -> Path:
+    """Return a copy of the project whose `make deploy` gives a registry no grace."""
+    copied = Path(shutil.copytree(project, folder))
+    script = copied / "deploy/rollout.py"
+    assert "GRACE_SECONDS = 15\n" in script.read_text()
+    script.write_text(script.read_text().replace("GRACE_SECONDS = 15\n", "GRACE_SECONDS = 0\n"))
+    return copied
+
+
+def test_a_stuck_rollout_shows_the_log_of_the_new_pods_and_the_way_back(
+    cluster: played.Cluster, render: Any, tmp_path: Path
+) -> None:
     """A worker's leaves the service as it was; the log is not that of a pod that still runs."""
     cluster.objects["secrets", "my-service-test", "my-service"] = SECRET
-    assert make(render(**EVERYTHING), "deploy", OVERLAY="test", IMAGE="orders:1").returncode == 0
+    project = hasty(render(**EVERYTHING), tmp_path / "project")
+    assert make(project, "deploy", OVERLAY="test", IMAGE="orders:1").returncode == 0
     for name, image in (("my-service-worker", "orders:2"), ("my-service", "orders:3")):
-        cluster.stuck = {name}
+        cluster.states = {name: pending("ErrImagePull")}
         cluster.changes.clear()
-        failed = make(render(**EVERYTHING), "deploy", OVERLAY="test", IMAGE=image)
+        failed = make(project, "deploy", OVERLAY="test", IMAGE=image)
         assert failed.returncode != 0
-        assert "it took too long; to go back to orders:1: make rollback OVERLAY=test" in failed.stderr
-        assert re.findall("the log of (.*)", failed.stderr) == [f"{name}-2"]
+        assert "no such thing; to go back to orders:1: make rollback OVERLAY=test" in failed.stderr
+        assert set(re.findall("the log of (.*)", failed.stderr)) == {f"{name}-2"}
         assert changed(cluster)[-1] == f"change Deployment {name}"
 
 
@@ -856,8 +868,14 @@ def pending(reason: str, message: str = "no such thing", name: str = "server") -
     return {"phase": "Pending", "containerStatuses": [waiting]}
 
 
-@pytest.mark.parametrize("owner", ["my-service", "my-service-worker", "my-service-migrate"])
-@pytest.mark.parametrize("reason", ["ImagePullBackOff", "CreateContainerConfigError"])
+@pytest.mark.parametrize(
+    ("owner", "reason"),
+    [
+        ("my-service", "ImagePullBackOff"),
+        ("my-service-worker", "CreateContainerConfigError"),
+        ("my-service-migrate", "ImagePullBackOff"),
+    ],
+)
 def test_a_container_that_cannot_start_ends_the_wait_with_its_reason(
     cluster: played.Cluster, rollout: Any, clock: Clock, capfd: Any, owner: str, reason: str
 ) -> None:
@@ -875,13 +893,19 @@ def test_a_container_that_cannot_start_ends_the_wait_with_its_reason(
     assert f"; {reason}: " in told.out
 
 
-@pytest.mark.parametrize(
-    "reason", ["ErrImagePull", "InvalidImageName", "CreateContainerError", "ErrImageNeverPull", "RunContainerError"]
-)
-def test_each_hopeless_reason_ends_the_wait(cluster: played.Cluster, rollout: Any, reason: str) -> None:
-    cluster.states["my-service"] = pending(reason)
-    start(cluster, "my-service")
-    assert wait(rollout, "my-service").startswith(f"{reason}: ")
+def test_reasons_that_no_waiting_changes_are_hopeless(rollout: Any) -> None:
+    pod = {"metadata": {"name": "my-service-1"}}
+    for reason in (
+        "ErrImagePull",
+        "InvalidImageName",
+        "CreateContainerError",
+        "ErrImageNeverPull",
+        "RunContainerError",
+    ):
+        [(why, text)] = rollout.problems_of({**pod, "status": pending(reason)}, [])
+        assert why == reason
+        assert text == "my-service-1, container server: no such thing"
+    assert rollout.problems_of({**pod, "status": pending("ContainerCreating")}, []) == []
 
 
 def test_a_registry_that_responds_again_ends_no_wait(cluster: played.Cluster, rollout: Any, clock: Clock) -> None:
@@ -949,17 +973,26 @@ def test_a_crash_loop_ends_the_wait_on_the_third_restart(
     """The logs are those of the new pod, each container's, and not those of the one that still runs."""
     start(cluster, "my-service")
     ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
-    looping = {"name": "migrate", "ready": False, "restartCount": 2, "lastState": ended}
+    looping = {"name": "migrate", "ready": False, "restartCount": 0, "lastState": ended}
     waiting = {"name": "server", "ready": False, "restartCount": 0}
     status = {"phase": "Pending", "initContainerStatuses": [looping], "containerStatuses": [waiting]}
     cluster.states["my-service"] = status
     start(cluster, "my-service", "orders:2", initContainers=[{"name": "migrate", "image": "orders:2"}])
-    clock.then[20] = lambda: looping.update(restartCount=3)
+    clock.then = {10: lambda: looping.update(restartCount=2), 20: lambda: looping.update(restartCount=3)}
     reason = "CrashLoop: my-service-2, container migrate ended 3 times: OOMKilled, exit status 137"
     assert wait(rollout, "my-service") == reason
     assert clock.now == 20
     log = re.findall(r"\[pod/(\S+)\] the log", capfd.readouterr().err)
-    assert log == ["my-service-2/migrate", "my-service-2/server"]
+    assert sorted(log) == ["my-service-2/migrate", "my-service-2/server"]
+
+
+def test_a_second_deployment_waits_for_what_may_heal(cluster: played.Cluster, rollout: Any, clock: Clock) -> None:
+    """The image is the same, so Kubernetes changes nothing; the database is there again."""
+    looping = {"name": "server", "ready": False, "restartCount": 5}
+    cluster.states["my-service"] = {"phase": "Running", "containerStatuses": [looping]}
+    start(cluster, "my-service")
+    clock.then[60] = lambda: (cluster.states.clear(), start(cluster, "my-service", "orders:2"))
+    assert wait(rollout, "my-service") == ""
 
 
 def complete(cluster: played.Cluster) -> None:
@@ -1027,9 +1060,9 @@ def test_deploy_refuses_a_cluster_that_is_too_old(cluster: played.Cluster, rende
 
 
 def test_rollback_returns_to_the_image_before_by_name_and_does_not_migrate(
-    cluster: played.Cluster, render: Any
+    cluster: played.Cluster, render: Any, tmp_path: Path
 ) -> None:
-    project = render(**EVERYTHING)
+    project = hasty(render(**EVERYTHING), tmp_path / "project")
     cluster.objects["secrets", "my-service-test", "my-service"] = SECRET
     first, second = "registry.test:5000/orders:1", "orders@sha256:" + "b" * 64
     none = make(project, "rollback", OVERLAY="test")
@@ -1049,11 +1082,11 @@ def test_rollback_returns_to_the_image_before_by_name_and_does_not_migrate(
     assert images == {"Deployment": first, "worker's Deployment": first}
 
     # Workers that don't start: the service still has the image to go back to.
-    cluster.stuck = {"my-service-worker"}
+    cluster.states = {"my-service-worker": pending("ErrImagePull")}
     assert "to go back to registry.test:5000/orders:1: make rollback OVERLAY=test" in (
         make(project, "deploy", OVERLAY="test", IMAGE="orders:3").stderr
     )
-    cluster.stuck.clear()
+    cluster.states.clear()
     cluster.changes.clear()
     again = make(project, "rollback", OVERLAY="test")
     assert again.returncode == 0, again.stderr

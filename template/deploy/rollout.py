@@ -118,16 +118,13 @@ class Service:
         pods = [
             pod for pod in self.of("pods", component) if pod["metadata"]["labels"].get(HASH) in new
         ]
-        conditions = status.get("conditions", []) if is_seen else []
-        late = [each for each in conditions if each.get("reason") == "ProgressDeadlineExceeded"]
-        failure = late[0].get("message", "it took too long") if late else ""
         # A quota, for example; some pods may have been created before.
         refused = [
             (each["reason"], one_line(each.get("message")))
-            for each in conditions
+            for each in status.get("conditions", [])
             if each["type"] == "ReplicaFailure" and each["status"] == "True"
         ]
-        return State(progress, pods, sets, failure=failure, problems=refused)
+        return State(progress, pods, sets, problems=refused)
 
     def migration(self, job: str) -> State:
         """Return how far the Job is. Pods that were evicted don't count: it starts another."""
@@ -186,6 +183,8 @@ class Service:
         """Wait until `what` is done; otherwise show why not, and return the reason."""
         started = moved = time.monotonic()
         last, printed, hopeless_since = "", started, 0.0
+        # What was so before: a second deployment of the same image may find that it heals.
+        first: dict[tuple[str, str], int] = {}
         while True:
             now = time.monotonic()
             try:
@@ -211,9 +210,9 @@ class Service:
             hopeless_since = (hopeless_since or now) if is_hopeless else 0.0
             reason = "; ".join(dict.fromkeys(f"{reason}: {text}" for reason, text in problems))
             failure = state.failure
-            if any(why == "CrashLoop" for why, _ in problems) or (
-                is_hopeless and now - hopeless_since >= GRACE_SECONDS
-            ):
+            ends = [(key, count - first.setdefault(key, count)) for key, count in restarts(state)]
+            is_looping = any(new >= RESTARTS for _, new in ends)
+            if is_looping or (is_hopeless and now - hopeless_since >= GRACE_SECONDS):
                 failure = failure or reason
             elif now - moved >= DEADLINE_SECONDS:
                 failure = failure or f"no progress for {DEADLINE_SECONDS} s"
@@ -224,14 +223,28 @@ class Service:
                 printed = now
                 print(
                     f"{what}: {state.progress} after {now - started:.0f} s"
-                    + (f"; {reason}" if reason else ""),
-                    flush=True,
+                    + (f"; {reason}" if reason else "")
                 )
             time.sleep(POLL_SECONDS)
 
 
 def revision(replica_set: Object) -> int:
     return int(replica_set["metadata"].get("annotations", {}).get(REVISION, 0))
+
+
+def containers(pod: Object) -> list[Object]:
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def restarts(state: State) -> list[tuple[tuple[str, str], int]]:
+    """Return how often each container that is not ready was restarted."""
+    return [
+        ((pod["metadata"]["uid"], each["name"]), each.get("restartCount", 0))
+        for pod in state.pods
+        for each in containers(pod)
+        if not each.get("ready")
+    ]
 
 
 def one_line(text: str | None) -> str:
@@ -255,10 +268,7 @@ def problems_of(pod: Object, events: list[Object]) -> list[tuple[str, str]]:
             found.append(
                 (each.get("reason", "Unschedulable"), f"{name}: {one_line(each.get('message'))}")
             )
-    for container in [
-        *status.get("initContainerStatuses", []),
-        *status.get("containerStatuses", []),
-    ]:
+    for container in containers(pod):
         where = f"{name}, container {container['name']}"
         waiting = container.get("state", {}).get("waiting", {})
         ended = container.get("lastState", {}).get("terminated", {})
@@ -415,6 +425,8 @@ def main(command: str, namespace: str, name: str, *rest: str) -> None:
 
 
 if __name__ == "__main__":
+    # In order with what kubectl prints, in a pipe too.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         main(*sys.argv[1:])
     except UnreadableError as unreadable:

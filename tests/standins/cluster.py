@@ -40,8 +40,8 @@ class Cluster:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.changes: list[str] = []
-        # What the next migrations come to, and which Deployments can't be rolled out.
-        self.migrations, self.stuck = "Complete", set[str]()
+        # What the next migrations come to.
+        self.migrations = "Complete"
         # The status of the pods that a Deployment or a Job creates next; none is created for None.
         self.states: dict[str, dict[str, Any] | None] = {}
         self.minor = "34"
@@ -72,14 +72,9 @@ class Cluster:
             stored["status"] = {"conditions": ended}
         if resource == "deployments":
             stored["spec"] = {"replicas": 1, **stored["spec"]}
-            ready = 0 if name in {*self.stuck, *self.states} else stored["spec"]["replicas"]
+            ready = 0 if name in self.states else stored["spec"]["replicas"]
             counts = dict.fromkeys(COUNTS, ready)
-            stuck = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
-            stored["status"] = {
-                "observedGeneration": generation,
-                "conditions": [stuck] if name in self.stuck else [],
-                **counts,
-            }
+            stored["status"] = {"observedGeneration": generation, **counts}
         if not dry:
             self.objects[key] = stored
             self.changes.append(f"{verb} {KIND_OF[resource]} {name}")

@@ -49,14 +49,15 @@ def upgrade(driver: Driver, settings: EnvironmentSettings) -> None:
     # `migrations/env.py` connects with these settings.
     configuration = config.Config(attributes={"settings": settings})
     configuration.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    head = script.ScriptDirectory.from_config(configuration).get_current_head()
-    logger = structlog.get_logger()
     try:
+        revision = script.ScriptDirectory.from_config(configuration).get_current_head()
         command.upgrade(configuration, "head")
     except util.CommandError as error:
-        unknown = getattr(error.__cause__, "argument", None)
-        if isinstance(unknown, str) and settings.app_env != "development":
-            logger.warning("the database is ahead of this image", revision=unknown, newest=head)
+        cause = error.__cause__
+        is_in_use = settings.app_env != "development"
+        if is_in_use and isinstance(cause, script.revision.ResolutionError):
+            line = "the database is ahead of this image"
+            structlog.get_logger().warning(line, revision=cause.argument, newest=revision)
             return
         sys.exit(f"The database can't be migrated: {error}")
     except DBAPIError as error:
@@ -68,4 +69,4 @@ def upgrade(driver: Driver, settings: EnvironmentSettings) -> None:
         if settings.app_env == "development":
             line += "; 'make dev' starts one unless DATABASE_URL is set"
         sys.exit(line)
-    logger.info("database is migrated", revision=head)
+    structlog.get_logger().info("database is migrated", revision=revision)
