@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from prometheus_client import Gauge
 from prometheus_client.core import GaugeMetricFamily
@@ -30,6 +31,16 @@ class Pool(AsyncAdaptedQueuePool):
     def _do_get(self) -> ConnectionPoolEntry:
         with PENDING.track_inprogress():
             return super()._do_get()
+
+
+@contextmanager
+def measured(engine: AsyncEngine) -> Iterator[None]:
+    """Count the connections of `engine` in the metrics."""
+    ENGINES.add(engine)
+    try:
+        yield
+    finally:
+        ENGINES.remove(engine)
 
 
 class _Connections(Collector):

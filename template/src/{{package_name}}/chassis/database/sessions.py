@@ -15,7 +15,7 @@ from ..service import Service, settings_of, state_of
 from ..settings import PACKAGE
 from . import faults
 from .driver import Driver
-from .pool import ENGINES
+from .pool import measured
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,8 @@ def feature(driver: Driver) -> Feature:
         url = settings_of(service, driver.settings).database_url
         engine = driver.create_engine(url.get_secret_value())
         reading = _session_maker(driver.reading(engine), driver.read_session)
-        ENGINES.add(engine)
-        yield Database(driver, engine, _session_maker(engine), reading)
-        ENGINES.remove(engine)
+        with measured(engine):
+            yield Database(driver, engine, _session_maker(engine), reading)
         await engine.dispose()
 
     return Feature(
