@@ -915,6 +915,35 @@ def test_a_registry_that_responds_again_ends_no_wait(cluster: played.Cluster, ro
     assert wait(rollout, "my-service") == ""
 
 
+def test_new_pods_that_replace_old_ones_one_by_one_are_progress(
+    cluster: played.Cluster, rollout: Any, clock: Clock, capfd: Any
+) -> None:
+    """Meanwhile as many pods are ready as before."""
+    start(cluster, "my-service")
+    cluster.states["my-service"] = {"phase": "Running"}
+    start(cluster, "my-service", "orders:2")
+    deployment = cluster.objects["deployments", HERE, "my-service"]
+    deployment["spec"]["replicas"] = 3
+    deployment["status"].update(replicas=4, availableReplicas=3, updatedReplicas=1)
+    [newest] = [
+        found
+        for key, found in cluster.objects.items()
+        if key[0] == "replicasets" and rollout.revision(found) == deployment["metadata"]["generation"]
+    ]
+    clock.step = 100
+    clock.then = {
+        100: lambda: newest.update(status={"availableReplicas": 1}),
+        200: lambda: newest.update(status={"availableReplicas": 2}),
+        300: lambda: deployment["status"].update(replicas=3, updatedReplicas=3),
+    }
+    assert wait(rollout, "my-service") == ""
+    told = [f"{ready} of 3 ready after {ready}00 s" for ready in (1, 2)]
+    assert capfd.readouterr().out.splitlines() == [
+        *(f"deployment my-service: {line}" for line in told),
+        "deployment my-service: done",
+    ]
+
+
 UNSCHEDULABLE = {
     "type": "PodScheduled",
     "status": "False",
