@@ -550,6 +550,19 @@ def test_slow_balancers_get_more_time(extended: Any, render: Any) -> None:
         kubernetes_validate.validate(manifest, KUBERNETES[-1], strict=True)
 
 
+def test_the_cluster_finds_alerts_and_dashboard_by_their_labels(extended: Any) -> None:
+    manifests = extended("alerts")
+    rules = [each["metadata"] for each in manifests if each["kind"] == "PrometheusRule"]
+    assert {each["name"] for each in rules} == {
+        f"my-service-{part}" for part in ("service", "database", "cache", "jwt", "jobs")
+    }
+    assert {each["labels"]["release"] for each in rules} == {"kube-prometheus-stack"}
+    assert "release" not in only(manifests, "Deployment")["metadata"]["labels"]
+    [dashboard] = [each for each in extended("dashboard") if each["metadata"]["name"] == "my-service-dashboard"]
+    assert dashboard["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    assert json.loads(dashboard["data"]["my-service.json"])["uid"] == "my-service"
+
+
 def test_argo_cd_migrates_between_settings_and_deployments(extended: Any, render: Any) -> None:
     manifests = extended("argocd")
     assert faults(manifests, render(**EVERYTHING)) == []
