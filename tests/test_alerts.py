@@ -67,7 +67,7 @@ def check(name: str, values: str) -> Series:
 
 
 def pool(used: str, pending: str) -> Series:
-    count = gauge("db_client_connection_count", used, f'{SERVICE},state="used"')
+    count = gauge("db_client_connection_count", used, f'{SERVICE},db_client_connection_state="used"')
     most = gauge("db_client_connection_max", "10x60")
     return {**count, **most, **gauge("db_client_connection_pending_requests", pending)}
 
