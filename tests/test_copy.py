@@ -36,6 +36,7 @@ EVERY_PROJECT = [
     "docs/limits.md",
     "docs/operations.md",
     "docs/recipes.md",
+    "docs/runbooks/service.md",
     "docs/streams.md",
     "docs/updates.md",
     "ops/.gitattributes",
@@ -47,6 +48,14 @@ EVERY_PROJECT = [
     "ops/dev/processes.py",
     "ops/dev/servers.py",
     "ops/feature.py",
+    "ops/observe/alerts/service.yaml",
+    "ops/observe/compose.yaml",
+    "ops/observe/dashboard/dashboard.json",
+    "ops/observe/grafana/dashboards/dashboards.yaml",
+    "ops/observe/grafana/datasources/datasources.yaml",
+    "ops/observe/prometheus.sh",
+    "ops/observe/prometheus.yaml",
+    "ops/observe/tempo.yaml",
     "ops/project.sh",
     "ops/publish.sh",
     "ops/with-args.sh",
@@ -60,6 +69,7 @@ EVERY_PROJECT = [
     "src/my_service/chassis/buffers.py",
     "src/my_service/chassis/docs.py",
     "src/my_service/chassis/errors.py",
+    "src/my_service/chassis/event_loop.py",
     "src/my_service/chassis/feature.py",
     "src/my_service/chassis/health.py",
     "src/my_service/chassis/limits.py",
@@ -84,6 +94,7 @@ EVERY_PROJECT = [
     "tests/chassis/test_app.py",
     "tests/chassis/test_docs.py",
     "tests/chassis/test_errors.py",
+    "tests/chassis/test_event_loop.py",
     "tests/chassis/test_health.py",
     "tests/chassis/test_logs.py",
     "tests/chassis/test_main.py",
@@ -132,8 +143,8 @@ def test_nothing_is_left_unrendered(render: Any, answers: dict[str, str]) -> Non
     for path in render(**answers).rglob("*"):
         assert "{{" not in str(path)
         if path.is_file():
-            # Expressions of workflows stay, ${{ ... }}, and those of Docker, {{.Name}}.
-            assert not re.search(r"(?<!\$){{(?!\.)|{%|{#", path.read_text()), path
+            # Expressions of workflows stay, ${{ ... }}, those of Docker, {{.Name}}, and of Grafana, {{label}}.
+            assert not re.search(r"(?<!\$){{(?!\.|\w+}})|{%|{#", path.read_text()), path
 
 
 def test_a_plain_copy_is_what_the_tests_render(template: Path, render: Any, tmp_path: Path) -> None:
