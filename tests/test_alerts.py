@@ -67,7 +67,7 @@ def check(name: str, values: str) -> Series:
 
 
 def pool(used: str, pending: str) -> Series:
-    count = gauge("db_client_connection_count", used, f'{SERVICE},state="used"')
+    count = gauge("db_client_connection_count", used, f'{SERVICE},db_client_connection_state="used"')
     most = gauge("db_client_connection_max", "10x60")
     return {**count, **most, **gauge("db_client_connection_pending_requests", pending)}
 
@@ -182,7 +182,7 @@ CASES: list[tuple[str, int, list[Series], list[Series]]] = [
         "IssuerKeysOld",
         60,
         [gauge("jwt_keys_fetched_timestamp_seconds", "60x90")],
-        [gauge("jwt_keys_fetched_timestamp_seconds", "0+60x90")],
+        [gauge("jwt_keys_fetched_timestamp_seconds", values) for values in ("0+60x90", "0x90")],
     ),
     ("NoWorker", 10, [{}, {**WORKER_UP, **gauge("service_ready", "0x60", WORKER)}], [WORKER_UP]),
     (

@@ -59,8 +59,10 @@ ADDED = {
     },
     "jwt": {
         *COMMON,
+        "docs/runbooks/jwt.md",
         "ops/dev/jwt.py",
         "ops/issuer.py",
+        "ops/observe/alerts/jwt.yaml",
         f"{CHASSIS}/jwks.py",
         f"{CHASSIS}/jwt.py",
         *(f"{TESTS}/{name}.py" for name in ("tokens", "test_jwks", "test_jwt")),

@@ -550,6 +550,19 @@ def test_slow_balancers_get_more_time(extended: Any, render: Any) -> None:
         kubernetes_validate.validate(manifest, KUBERNETES[-1], strict=True)
 
 
+def test_the_cluster_finds_alerts_and_dashboard_by_their_labels(extended: Any) -> None:
+    manifests = extended("alerts")
+    rules = [each["metadata"] for each in manifests if each["kind"] == "PrometheusRule"]
+    assert {each["name"] for each in rules} == {
+        f"my-service-{part}" for part in ("service", "database", "cache", "jwt", "jobs")
+    }
+    assert {each["labels"]["release"] for each in rules} == {"kube-prometheus-stack"}
+    assert "release" not in only(manifests, "Deployment")["metadata"]["labels"]
+    [dashboard] = [each for each in extended("dashboard") if each["metadata"]["name"] == "my-service-dashboard"]
+    assert dashboard["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    assert json.loads(dashboard["data"]["my-service.json"])["uid"] == "my-service"
+
+
 def test_argo_cd_migrates_between_settings_and_deployments(extended: Any, render: Any) -> None:
     manifests = extended("argocd")
     assert faults(manifests, render(**EVERYTHING)) == []
@@ -557,8 +570,10 @@ def test_argo_cd_migrates_between_settings_and_deployments(extended: Any, render
     waves = {
         kind_of(each): int(each["metadata"].get("annotations", {}).get(f"{prefix}sync-wave", 0)) for each in manifests
     }
-    first = {"Namespace": -2, "ServiceAccount": -2, "ConfigMap": -2, "Job": -1}
-    assert {kind: wave for kind, wave in waves.items() if wave} == {**first, "Deployment": 1}
+    first = {"Namespace": -3, "ServiceAccount": -3, "ConfigMap": -3, "Job": -2}
+    early = {"NetworkPolicy": -1, "worker's Deployment": -1}
+    # The rest is one wave: in one before the Deployment's, volume and autoscaler would wait for it in vain.
+    assert {kind: wave for kind, wave in waves.items() if wave} == {**first, **early}
     job = only(manifests, "Job")["metadata"]["annotations"]
     assert (job[f"{prefix}hook"], job[f"{prefix}hook-delete-policy"]) == ("Sync", "BeforeHookCreation")
 
@@ -913,6 +928,35 @@ def test_a_registry_that_responds_again_ends_no_wait(cluster: played.Cluster, ro
     start(cluster, "my-service")
     clock.then[10] = lambda: (cluster.states.clear(), start(cluster, "my-service", "orders:2"))
     assert wait(rollout, "my-service") == ""
+
+
+def test_new_pods_that_replace_old_ones_one_by_one_are_progress(
+    cluster: played.Cluster, rollout: Any, clock: Clock, capfd: Any
+) -> None:
+    """Meanwhile as many pods are ready as before."""
+    start(cluster, "my-service")
+    cluster.states["my-service"] = {"phase": "Running"}
+    start(cluster, "my-service", "orders:2")
+    deployment = cluster.objects["deployments", HERE, "my-service"]
+    deployment["spec"]["replicas"] = 3
+    deployment["status"].update(replicas=4, availableReplicas=3, updatedReplicas=1)
+    [newest] = [
+        found
+        for key, found in cluster.objects.items()
+        if key[0] == "replicasets" and rollout.revision(found) == deployment["metadata"]["generation"]
+    ]
+    clock.step = 100
+    clock.then = {
+        100: lambda: newest.update(status={"availableReplicas": 1}),
+        200: lambda: newest.update(status={"availableReplicas": 2}),
+        300: lambda: deployment["status"].update(replicas=3, updatedReplicas=3),
+    }
+    assert wait(rollout, "my-service") == ""
+    told = [f"{ready} of 3 ready after {ready}00 s" for ready in (1, 2)]
+    assert capfd.readouterr().out.splitlines() == [
+        *(f"deployment my-service: {line}" for line in told),
+        "deployment my-service: done",
+    ]
 
 
 UNSCHEDULABLE = {

@@ -1263,7 +1263,7 @@ def run_update(project: Path, *arguments: str) -> subprocess.CompletedProcess[st
     """Run this release's script in a project of any release."""
     script = ROOT / "template/{{update_script}}.py"
     command = ("uv", "run", "--quiet", "--script", script, *arguments)
-    return run(*command, cwd=project, check=False, stdin=subprocess.DEVNULL, env=quick_update())
+    return run(*command, cwd=project, check=False, stdin=subprocess.DEVNULL)
 
 
 def git_state(project: Path) -> dict[str, str]:

@@ -110,10 +110,12 @@ class Service:
         updated, available = (status.get(f"{name}Replicas", 0) for name in ("updated", "available"))
         old = status.get("replicas", 0) - updated
         is_seen = status.get("observedGeneration", 0) >= metadata["generation"]
-        progress = f"{available if is_seen else 0} of {wanted} ready"
         if is_seen and updated >= wanted and old <= 0 and available >= updated:
-            return State(progress, is_done=True)
+            return State("done", is_done=True)
         sets = self.replica_sets(component)[:1] if is_seen else []
+        # The Deployment's own count includes old pods, so it hardly changes while they are replaced.
+        ready = sum(each.get("status", {}).get("availableReplicas", 0) for each in sets)
+        progress = f"{ready} of {wanted} ready"
         new = {each["metadata"]["labels"][HASH] for each in sets}
         pods = [
             pod for pod in self.of("pods", component) if pod["metadata"]["labels"].get(HASH) in new
@@ -292,7 +294,7 @@ def problems_of(pod: Object, events: list[Object]) -> list[tuple[str, str]]:
 GENERATED = "-[2456789bcdfghkmt]{10}"
 # What the pod of a migration needs to start.
 BEFORE_THE_MIGRATION = {"Namespace", "ServiceAccount", "ConfigMap"}
-# Of these an operator in the cluster makes the Secret, which therefore can't be there before.
+# What makes the Secret during the deployment, so that its keys can't be checked before.
 MAKE_SECRETS = {"ExternalSecret", "SealedSecret", "SecretStore", "Secret"}
 
 
@@ -411,7 +413,9 @@ def roll_out(
         f"deployment {deployment}", lambda: service.rollout(component, deployment)
     )
     if reason:
-        before = previous(service)
+        before = ""
+        with suppress(UnreadableError):
+            before = previous(service)
         back = f"; to go back to {before}: make rollback OVERLAY={overlay}" if before else ""
         fail(f"{failed}: {reason}{back}")
 

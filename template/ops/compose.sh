@@ -33,6 +33,8 @@ observe() {
     for file in compose.override.yaml ops/observe/compose.yaml; do
         [ ! -f "$file" ] || COMPOSE_FILE=$COMPOSE_FILE:$file
     done
+    # The users of the containers read these files, in a clone made under umask 077 too.
+    chmod -R a+rX ops/observe
     export COMPOSE_FILE COMPOSE_PATH_SEPARATOR=: OTEL_EXPORTER_OTLP_ENDPOINT=http://tempo:4318
     up
     echo "its dashboard, traces and alerts are at http://$(engine compose port grafana 3000)"

@@ -46,7 +46,7 @@ BUILD = Gauge(
 
 
 def router(assess: Callable[..., Awaitable[object]]) -> APIRouter:
-    """Serve the metrics; before each look, `assess` sets those of the readiness checks.
+    """Serve the metrics; before each scrape, `assess` sets those of the readiness checks.
 
     So alerts don't depend on who probes the service, and how often.
     """

@@ -40,7 +40,7 @@ def upgrade(driver: Driver, settings: EnvironmentSettings) -> None:
     """Migrate; end the process with one line and exit status 1 if the database is down.
 
     Outside of development, a database at a revision that this image does not have is left alone:
-    an older image is there again, to go back to.
+    somebody went back to this older image.
     """
     # Alembic logs the names of its plugins when it is imported.
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)

@@ -48,7 +48,9 @@ class _Connections(Collector):
         pools = [engine.pool for engine in ENGINES]
         queues = [pool for pool in pools if isinstance(pool, Pool)]
         count = GaugeMetricFamily(
-            "db_client_connection_count", "Open connections, by their state.", labels=["state"]
+            "db_client_connection_count",
+            "Open connections, by their state.",
+            labels=["db_client_connection_state"],
         )
         count.add_metric(["used"], sum(queue.checkedout() for queue in queues))
         count.add_metric(["idle"], sum(queue.checkedin() for queue in queues))
