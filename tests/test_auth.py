@@ -66,8 +66,6 @@ ADDED = {
         f"{CHASSIS}/jwks.py",
         f"{CHASSIS}/jwt.py",
         *(f"{TESTS}/{name}.py" for name in ("tokens", "test_jwks", "test_jwt")),
-        "docs/runbooks/jwt.md",
-        "ops/observe/alerts/jwt.yaml",
     },
 }
 OPEN_PATHS = ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
