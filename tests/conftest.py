@@ -320,6 +320,17 @@ def without_engine(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def at_hand(command: str) -> str:
+    """Return where a command is; without it the test is skipped, or fails under REQUIRE_DOCKER=1.
+
+    For what .ci/prepare installs.
+    """
+    found = shutil.which(command)
+    if not found:
+        without_engine(f"{command} is not installed")
+    return found
+
+
 @pytest.fixture(scope="session")
 def answers(engine: None, render: Any) -> dict[str, str]:
     """Answers whose base images are at hand; for another Python where the default one's is not."""

@@ -1,14 +1,13 @@
 """The alerts: each fires when it should and only then, on metrics that the service has, with a runbook."""
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import run, without_engine
+from conftest import at_hand, run
 
 EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql", "deploy": "kubernetes"}
 SERVICE = 'job="my-service",namespace="production",instance="a"'
@@ -22,11 +21,7 @@ Series = dict[str, str]
 
 @pytest.fixture(scope="session")
 def promtool() -> str:
-    """promtool is at hand; else the test is skipped, or fails under REQUIRE_DOCKER=1, since .ci/prepare installs it."""
-    found = shutil.which("promtool")
-    if not found:
-        without_engine("promtool is not installed")
-    return found
+    return at_hand("promtool")
 
 
 def groups(project: Path) -> list[dict[str, Any]]:

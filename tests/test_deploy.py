@@ -19,7 +19,7 @@ import httpx2
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import ROOT, files, free_port, get, run, without_engine
+from conftest import ROOT, at_hand, files, free_port, get, run
 
 Manifest = dict[str, Any]
 
@@ -37,11 +37,7 @@ NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 
 @pytest.fixture(scope="session")
 def kubectl() -> str:
-    """kubectl is at hand; else the test is skipped, or fails under REQUIRE_DOCKER=1, since .ci/prepare installs it."""
-    found = shutil.which("kubectl")
-    if not found:
-        without_engine("kubectl is not installed")
-    return found
+    return at_hand("kubectl")
 
 
 def build(folder: Path) -> list[Manifest]:

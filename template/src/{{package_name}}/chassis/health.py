@@ -44,8 +44,7 @@ async def live() -> Health:
 @router.get("/health/ready", response_model_exclude_none=True)
 async def ready(request: Request) -> Health:
     """Responds with 503 and the failing checks while the service should get no requests."""
-    service = Service.of(request)
-    checks = [name for feature in service.features for name in feature.checks]
+    checks = list(_checks(Service.of(request)))
     failing, degraded = await assess(request)
     if failing:
         raise HTTPException(503, f"Failing: {', '.join(sorted(failing))}")
@@ -60,7 +59,7 @@ async def assess(request: Request) -> tuple[list[str], list[str]]:
     Return the checks that fail, and those without which the service works, each with its reason.
     """
     service = Service.of(request)
-    checks = {name: check for feature in service.features for name, check in feature.checks.items()}
+    checks = _checks(service)
     failing: list[str] = []
     degraded: list[str] = []
     await asyncio.gather(
@@ -68,6 +67,10 @@ async def assess(request: Request) -> tuple[list[str], list[str]]:
     )
     READY.set(not failing)
     return failing, degraded
+
+
+def _checks(service: Service) -> dict[str, Check]:
+    return {name: check for feature in service.features for name, check in feature.checks.items()}
 
 
 async def _run(

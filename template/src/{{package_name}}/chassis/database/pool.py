@@ -55,8 +55,8 @@ class _Connections(Collector):
         count.add_metric(["used"], sum(queue.checkedout() for queue in queues))
         count.add_metric(["idle"], sum(queue.checkedin() for queue in queues))
         yield count
-        most = sum(queue.size() for queue in queues)
-        yield GaugeMetricFamily("db_client_connection_max", "The most open connections.", most)
+        limit = sum(queue.size() for queue in queues)
+        yield GaugeMetricFamily("db_client_connection_max", "Connections allowed at once.", limit)
 
 
 REGISTRY.register(_Connections())
