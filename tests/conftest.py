@@ -33,6 +33,9 @@ CHOICES = {
     if isinstance(question, dict) and "choices" in question
 }
 
+# Answers with each feature.
+EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql", "deploy": "kubernetes"}
+
 # Text that breaks what quotes it carelessly. The image tests build with it too.
 NASTY = {
     "project_name": 'The "Nasty" $HOME \\ #1 {{ 7*7 }} Service',

@@ -9,15 +9,8 @@ from typing import Any
 import copier
 import pytest
 import yaml
-from conftest import NASTY, ROOT, commit, files, run, snapshot
+from conftest import EVERYTHING, NASTY, ROOT, commit, files, run, snapshot
 
-EVERYTHING = {
-    "database": "postgresql",
-    "jobs": "postgresql",
-    "cache": "redis",
-    "auth": "jwt",
-    "deploy": "kubernetes",
-}
 EVERY_PROJECT = [
     ".copier-answers.yml",
     ".dockerignore",

@@ -19,7 +19,7 @@ import httpx2
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import ROOT, at_hand, files, free_port, get, run
+from conftest import EVERYTHING, ROOT, at_hand, files, free_port, get, run
 
 Manifest = dict[str, Any]
 
@@ -29,7 +29,6 @@ ANSWERS = [
     {"deploy": "kubernetes", "database": database, "cache": cache, "auth": auth}
     for database, cache, auth in itertools.product(DATABASES, CACHES, AUTHS)
 ]
-EVERYTHING = {"deploy": "kubernetes", "database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql"}
 ONE_FILE = {"deploy": "kubernetes", "database": "sqlite", "cache": "none", "auth": "api-key"}
 KUBERNETES = ["1.31", kubernetes_validate.latest_version()]
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"

@@ -15,8 +15,8 @@ import httpx2
 import pytest
 import standins
 import yaml
-from conftest import add_to_app, eventually, free_port, get, run
-from test_alerts import EVERYTHING, rules
+from conftest import EVERYTHING, add_to_app, eventually, free_port, get, run
+from test_alerts import rules
 
 PROMETHEUS = "prom/prometheus:v3.13.2"
 # What takes minutes, in seconds.
