@@ -94,6 +94,15 @@ def test_adding_jobs_to_a_project_without_items_says_what_to_delete(
     assert told in capsys.readouterr().out
 
 
+def test_adding_authentication_says_that_the_owners_routes_stay_open(capsys: pytest.CaptureFixture[str]) -> None:
+    announce = runpy.run_path(str(ROOT / "template/ops/feature.py"))["announce"]
+    told = "Your own routes stay open until each router has `dependencies=[auth.required]`."
+    announce("auth", "jwt", "none")
+    assert told in capsys.readouterr().out
+    announce("auth", "jwt", "api-key")
+    assert told not in capsys.readouterr().out
+
+
 def test_each_step_gives_what_a_fresh_copy_with_that_answer_gives(start: Any, released: Any) -> None:
     project = start(NEXT, database="sqlite")
     for command, feature, answers in (

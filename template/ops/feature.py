@@ -139,6 +139,8 @@ def announce(question: str, value: str, has: str) -> None:
     if has != "none":
         data = ". It copies no data; your migrations have to run there too"
         print(f"It replaces {has}{data * (question == 'database')}.")
+    if question == "auth" and has == "none":
+        print("Your own routes stay open until each router has `dependencies=[auth.required]`.")
     removed = Path("migrations").exists() and not any(Path("src").glob("*/items/models.py"))
     if question == "jobs" and removed:
         print(
