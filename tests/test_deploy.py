@@ -576,6 +576,27 @@ def test_argo_cd_migrates_between_settings_and_deployments(extended: Any, render
     assert (job[f"{prefix}hook"], job[f"{prefix}hook-delete-policy"]) == ("Sync", "BeforeHookCreation")
 
 
+def test_flux_migrates_before_it_applies_the_rest(built: Any, render: Any, tmp_path: Path) -> None:
+    """As the page says; Flux adds the patches to the overlay's own kustomization.yaml."""
+    project = render(**EVERYTHING)
+    [block] = re.findall(r"(?s)`deploy/flux.yaml`:\n\n```yaml\n(.*?)```", (project / "docs/kubernetes.md").read_text())
+    found = {each["metadata"]["name"]: each["spec"] for each in yaml.safe_load_all(block)}
+    assert found["my-service"]["dependsOn"] == [{"name": "my-service-migrate"}]
+    assert found["my-service-migrate"]["wait"]
+    applied = {}
+    for name, spec in found.items():
+        overlay = Path(shutil.copytree(project, tmp_path / name)) / spec["path"] / "kustomization.yaml"
+        overlay.write_text(yaml.safe_dump({**yaml.safe_load(overlay.read_text()), "patches": spec["patches"]}))
+        applied[name] = build(overlay.parent)
+    everything = built("production", **EVERYTHING)
+    job = only(everything, "Job")
+    assert applied["my-service"] == [each for each in everything if each != job]
+    job["metadata"]["annotations"] = {"kustomize.toolkit.fluxcd.io/force": "enabled"}
+    del job["spec"]["ttlSecondsAfterFinished"]
+    needed = ["Namespace", "ServiceAccount", "ConfigMap", "Job"]
+    assert applied["my-service-migrate"] == [each for each in everything if each["kind"] in needed]
+
+
 # --- Pod Security "restricted" ----------------------------------------------------------------------------------------
 
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
@@ -837,8 +858,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def rollout(cluster: played.Cluster, clock: Clock) -> Any:
+def rollout(cluster: played.Cluster, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module that `make deploy` waits with."""
+    # A render would copy what Python compiles beside it.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     spec = importlib.util.spec_from_file_location("rollout", ROOT / "template/deploy/rollout.py")
     assert spec
     assert spec.loader
