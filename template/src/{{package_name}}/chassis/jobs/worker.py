@@ -70,8 +70,9 @@ class WorkerQueries(Queries):
     async def retry_job(
         self, job: models.Job, delay: timedelta, traceback_record: models.TracebackRecord | None
     ) -> None:
-        # A worker that was held up may be late: another one runs the job by now.
-        if await self.driver.fetch(IS_OURS, job.id, job.queue_manager_id):
+        # A worker that was held up may be late: another one, or itself, runs the job by now.
+        is_ours = await self.driver.fetch(IS_OURS, job.id, job.queue_manager_id)
+        if is_ours and job.id not in self.worker.manager.job_context:
             await super().retry_job(job, delay, traceback_record)
 
 
