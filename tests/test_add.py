@@ -79,18 +79,30 @@ def test_what_is_there_already_or_not_there_is_no_error(render: Any, command: st
     assert (told.returncode, told.stdout) == (0, f"{line}\n")
 
 
-def test_adding_jobs_to_a_project_without_items_says_what_to_delete(
-    render: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("question", "value", "told"),
+    [
+        ("jobs", "postgresql", "Afterwards delete items/jobs.py, tests/test_item_jobs.py and their lines in app.py"),
+        ("auth", "jwt", "includes items.router, which this project has removed"),
+    ],
+)
+def test_adding_to_a_project_without_items_says_what_to_delete(
+    render: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    question: str,
+    value: str,
+    told: str,
 ) -> None:
     announce = runpy.run_path(str(ROOT / "template/ops/feature.py"))["announce"]
-    told = "Afterwards delete items/jobs.py, tests/test_item_jobs.py and their lines in app.py"
     for project in (render(), render(database="postgresql")):
         monkeypatch.chdir(project)
-        announce("jobs", "postgresql", "none")
+        announce(question, value, "none")
         assert told not in capsys.readouterr().out
     (tmp_path / "migrations").mkdir()
     monkeypatch.chdir(tmp_path)
-    announce("jobs", "postgresql", "none")
+    announce(question, value, "none")
     assert told in capsys.readouterr().out
 
 

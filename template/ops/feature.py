@@ -139,9 +139,14 @@ def announce(question: str, value: str, has: str) -> None:
     if has != "none":
         data = ". It copies no data; your migrations have to run there too"
         print(f"It replaces {has}{data * (question == 'database')}.")
+    removed = Path("migrations").exists() and not any(Path("src").glob("*/items/models.py"))
     if question == "auth" and has == "none":
         print("Your own routes stay open until each router has `dependencies=[auth.required]`.")
-    removed = Path("migrations").exists() and not any(Path("src").glob("*/items/models.py"))
+    if question == "auth" and removed:
+        print(
+            "It changes the line of app.py that includes items.router, which this project has removed: "
+            "if git reports a conflict there, leave the line out."
+        )
     if question == "jobs" and removed:
         print(
             "The example jobs need the example items, which this project has removed. Afterwards delete "
