@@ -335,6 +335,11 @@ def at_hand(command: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def promtool() -> str:
+    return at_hand("promtool")
+
+
+@pytest.fixture(scope="session")
 def answers(engine: None, render: Any) -> dict[str, str]:
     """Answers whose base images are at hand; for another Python where the default one's is not."""
     for version in ("3.14", "3.13"):

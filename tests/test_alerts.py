@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import EVERYTHING, at_hand, run
+from conftest import EVERYTHING, run
 
 SERVICE = 'job="my-service",namespace="production",instance="a"'
 WORKER = 'job="production/my-service-worker",namespace="production",instance="b"'
@@ -19,11 +19,6 @@ CRITICAL = '{{ if match "-test$" $labels.namespace }}warning{{ else }}critical{{
 LONG = 1000
 
 Series = dict[str, str]
-
-
-@pytest.fixture(scope="session")
-def promtool() -> str:
-    return at_hand("promtool")
 
 
 def groups(project: Path) -> list[dict[str, Any]]:
