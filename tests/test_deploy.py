@@ -1137,12 +1137,25 @@ def test_deploy_refuses_a_cluster_that_is_too_old(cluster: played.Cluster, rende
     assert make(render(**ANSWERS[0]), "deploy-diff", OVERLAY="test", IMAGE="orders:1").returncode == 0
 
 
+# Kustomize puts it before the service's own container.
+SIDECAR = """
+patches:
+  - patch: |-
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata: { name: my-service }
+      spec: { template: { spec: { containers: [{ name: proxy, image: "proxy:1" }] } } }
+"""
+
+
 def test_rollback_returns_to_the_image_before_by_name_and_does_not_migrate(
     cluster: played.Cluster, render: Any, tmp_path: Path
 ) -> None:
     project = hasty(render(**EVERYTHING), tmp_path / "project")
     cluster.objects["secrets", "my-service-test", "my-service"] = SECRET
     first, second = "registry.test:5000/orders:1", "orders@sha256:" + "b" * 64
+    with (project / "deploy/overlays/test/kustomization.yaml").open("a") as overlay:
+        overlay.write(SIDECAR)
     none = make(project, "rollback", OVERLAY="test")
     assert none.returncode != 0
     assert none.stderr.startswith("no other image is known to have served; choose one from ")
@@ -1156,9 +1169,11 @@ def test_rollback_returns_to_the_image_before_by_name_and_does_not_migrate(
     assert f"namespace my-service-test goes back to {first}; its database is not migrated back\n" in back.stdout
     assert changed(cluster) == ["change Deployment my-service-worker", "change Deployment my-service"]
     images = {
-        kind: pod["spec"]["containers"][0]["image"] for kind, pod in pods(cluster.manifests()).items() if kind != "Job"
+        kind: [each["image"] for each in pod["spec"]["containers"]]
+        for kind, pod in pods(cluster.manifests()).items()
+        if kind != "Job"
     }
-    assert images == {"Deployment": first, "worker's Deployment": first}
+    assert images == {"Deployment": ["proxy:1", first], "worker's Deployment": [first]}
 
     # Workers that don't start: the service still has the image to go back to.
     cluster.states = {"my-service-worker": pending("ErrImagePull")}

@@ -371,7 +371,10 @@ def images(service: Service) -> tuple[str, list[str]]:
     """Return the newest image, and those that served, the newest first."""
 
     def image(replica_set: Object) -> str:
-        return str(replica_set["spec"]["template"]["spec"]["containers"][0]["image"])
+        found = replica_set["spec"]["template"]["spec"]["containers"]
+        # By name: Kustomize puts the sidecar of a patch before it.
+        own = [each for each in found if each["name"] in ("service", "worker")]
+        return str((own or found)[0]["image"])
 
     server = service.replica_sets("server")
     # Workers are rolled out first: if those failed, the service still has the image to go back to.
