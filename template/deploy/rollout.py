@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -40,7 +41,7 @@ GRACE_SECONDS = 15
 DEADLINE_SECONDS = 120
 PROGRESS_SECONDS = 10
 POLL_SECONDS = 2
-RESTARTS = 3
+LOOP, RESTARTS = "CrashLoop", 3
 SHOWN_PODS, SHOWN_EVENTS, SHOWN_LINES = 3, 5, 20
 
 Object = dict[str, Any]
@@ -64,7 +65,9 @@ def fail(line: str) -> NoReturn:
     sys.exit(line)
 
 
+@cache
 def warn(line: str) -> None:
+    """Print a line, once: each Deployment may lack the same right."""
     print(line, file=sys.stderr)
 
 
@@ -172,10 +175,9 @@ class Service:
             for volume in pod["spec"].get("volumes", [])
             if "persistentVolumeClaim" in volume
         }
-        try:
+        warnings: list[Object] = []
+        with suppress(UnreadableError):
             warnings = self.get("events", "--field-selector", "type=Warning")
-        except UnreadableError:
-            return []
         found = [
             event
             for event in warnings
@@ -183,9 +185,7 @@ class Service:
             if about.get("uid") in uids
             or (about.get("kind") == "PersistentVolumeClaim" and about.get("name") in claims)
         ]
-        return sorted(
-            found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or ""
-        )
+        return sorted(found, key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime")))
 
     def show(self, state: State, events: list[Object]) -> None:
         """Print why the new pods are not ready: events, and the last lines of each container."""
@@ -206,8 +206,6 @@ class Service:
         """
         started = moved = time.monotonic()
         last, printed, hopeless_since = "", started, 0.0
-        # What was so before: a second deployment of the same image may find that it heals.
-        first: dict[tuple[str, str], int] = {}
         while True:
             now = time.monotonic()
             try:
@@ -228,13 +226,12 @@ class Service:
             if state.progress != last or state.is_at_work:
                 moved, last = now, state.progress
             is_new = before not in [owner["metadata"]["uid"] for owner in state.owners]
-            is_hopeless = is_new and any(reason in HOPELESS for reason, _ in problems)
+            reasons = {reason for reason, _ in problems} if is_new else set()
+            is_hopeless = bool(reasons & HOPELESS)
             hopeless_since = (hopeless_since or now) if is_hopeless else 0.0
             reason = "; ".join(dict.fromkeys(f"{reason}: {text}" for reason, text in problems))
             failure = state.failure
-            ends = [(key, count - first.setdefault(key, count)) for key, count in restarts(state)]
-            is_looping = any(new >= RESTARTS for _, new in ends)
-            if is_looping or (is_hopeless and now - hopeless_since >= GRACE_SECONDS):
+            if LOOP in reasons or (is_hopeless and now - hopeless_since >= GRACE_SECONDS):
                 failure = failure or reason
             elif now - moved >= DEADLINE_SECONDS:
                 failure = failure or f"no progress for {DEADLINE_SECONDS} s"
@@ -250,21 +247,6 @@ class Service:
 
 def revision(replica_set: Object) -> int:
     return int(replica_set["metadata"].get("annotations", {}).get(REVISION, 0))
-
-
-def containers(pod: Object) -> list[Object]:
-    status = pod.get("status", {})
-    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-
-
-def restarts(state: State) -> list[tuple[tuple[str, str], int]]:
-    """Return how often each container that is not ready was restarted."""
-    return [
-        ((pod["metadata"]["uid"], each["name"]), each.get("restartCount", 0))
-        for pod in state.pods
-        for each in containers(pod)
-        if not each.get("ready")
-    ]
 
 
 def one_line(text: str | None) -> str:
@@ -290,13 +272,14 @@ def problems_of(pod: Object, events: list[Object]) -> list[tuple[str, str]]:
     for each in status.get("conditions", []):
         if each["type"] == "PodScheduled" and each["status"] == "False":
             found.append(reason_of(each, f"{name}: "))
-    for container in containers(pod):
+    kinds = ("initContainerStatuses", "containerStatuses")
+    for container in [each for kind in kinds for each in status.get(kind, [])]:
         where = f"{name}, container {container['name']}"
         waiting = container.get("state", {}).get("waiting", {})
         ended = container.get("lastState", {}).get("terminated", {})
         if container.get("restartCount", 0) >= RESTARTS and not container.get("ready"):
             code = f"{ended.get('reason', 'Error')}, exit status {ended.get('exitCode', 'unknown')}"
-            found.append(("CrashLoop", f"{where} ended {container['restartCount']} times: {code}"))
+            found.append((LOOP, f"{where} ended {container['restartCount']} times: {code}"))
         elif waiting.get("reason") in HOPELESS:
             found.append(reason_of(waiting, f"{where}: "))
     if not found and status.get("phase", "Pending") == "Pending":
