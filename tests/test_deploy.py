@@ -552,7 +552,7 @@ def test_the_cluster_finds_alerts_and_dashboard_by_their_labels(extended: Any) -
     manifests = extended("alerts")
     rules = [each["metadata"] for each in manifests if each["kind"] == "PrometheusRule"]
     assert {each["name"] for each in rules} == {
-        f"my-service-{part}" for part in ("service", "database", "cache", "jwt", "jobs")
+        f"my-service-{part}" for part in ("service", "database", "migration", "cache", "jwt", "jobs")
     }
     assert {each["labels"]["release"] for each in rules} == {"kube-prometheus-stack"}
     assert "release" not in only(manifests, "Deployment")["metadata"]["labels"]

@@ -185,7 +185,7 @@ class Service:
             if about.get("uid") in uids
             or (about.get("kind") == "PersistentVolumeClaim" and about.get("name") in claims)
         ]
-        return sorted(found, key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime")))
+        return sorted(found, key=lambda each: str(each.get("lastTimestamp") or each["eventTime"]))
 
     def show(self, state: State, events: list[Object]) -> None:
         """Print why the new pods are not ready: events, and the last lines of each container."""
