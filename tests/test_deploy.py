@@ -1020,7 +1020,7 @@ def test_a_quota_that_allows_no_pod_ends_the_wait(cluster: played.Cluster, rollo
     start(cluster, owner)
     [name] = [name for resource, _, name in cluster.objects if resource in ("replicasets", "jobs")]
     kind = "Job" if name == owner else "ReplicaSet"
-    cluster.warn(HERE, kind, name, "FailedCreate", "exceeded quota: small")
+    cluster.warn(HERE, kind, name, "FailedCreate", "exceeded\x1b\nquota: small")
     cluster.warn(HERE, kind, name, "FailedCreate", "the Job of an earlier deployment", uid="earlier")
     assert wait(rollout, owner) == "FailedCreate: exceeded quota: small"
 
@@ -1135,6 +1135,13 @@ def test_deploy_refuses_a_cluster_that_is_too_old(cluster: played.Cluster, rende
         assert failed.stderr.startswith("the cluster has Kubernetes 1.26, and the manifests need 1.27 or newer\n")
     cluster.minor = "27"
     assert make(render(**ANSWERS[0]), "deploy-diff", OVERLAY="test", IMAGE="orders:1").returncode == 0
+
+
+def test_deploy_refuses_an_overlay_without_a_namespace(cluster: played.Cluster, render: Any) -> None:
+    refused = make(render(**ANSWERS[0]), "deploy", OVERLAY="../base", IMAGE="orders:1")
+    assert refused.returncode != 0
+    assert "has no namespace, such as: namespace: my-service-test\n" in refused.stderr
+    assert cluster.changes == []
 
 
 # Kustomize puts it before the service's own container.

@@ -82,7 +82,9 @@ def kubectl(*arguments: str, stdin: str | None = None) -> None:
 
 
 def read(*arguments: str) -> str:
-    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True)
+    # A log may contain any bytes.
+    command = ["kubectl", *arguments]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise UnreadableError(one_line(done.stderr))
     return done.stdout
@@ -250,7 +252,8 @@ def revision(replica_set: Object) -> int:
 
 
 def one_line(text: str | None) -> str:
-    return " ".join((text or "").split())
+    """Return the text without line breaks, and without what would control a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
 
 
 def reason_of(condition: Object, where: str = "") -> tuple[str, str]:
@@ -444,7 +447,7 @@ def main(command: str, namespace: str, name: str, *rest: str) -> None:
 
 if __name__ == "__main__":
     # In order with what kubectl prints, in a pipe too.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     try:
         main(*sys.argv[1:])
     except UnreadableError as unreadable:

@@ -316,7 +316,8 @@ class Handler(BaseHTTPRequestHandler):
             is_up = any(each["status"].get("conditions") == ready for each in pods)
             self.write(b"", "text/plain", 200 if is_up else 503)
         elif name.endswith("/log"):
-            self.write(f"the log of {name.removesuffix('/log')}\n".encode(), "text/plain")
+            # A log may contain any bytes.
+            self.write(b"\xff\n" + f"the log of {name.removesuffix('/log')}\n".encode(), "text/plain")
         elif name:
             found = self.cluster.objects.get((resource, namespace, name))
             if found and resource == "deployments":
