@@ -775,7 +775,17 @@ def test_deploy_asks_for_the_secret_then_migrates_then_rolls_out(
 
     # Once more: the migration alone is made anew.
     anew = ["delete Job my-service-migrate", "create Job my-service-migrate"]
-    assert make(project, "deploy", OVERLAY="test", IMAGE=first).returncode == 0
+    again = make(project, "deploy", OVERLAY="test", IMAGE=first)
+    assert again.returncode == 0
+    assert changed(cluster) == anew
+    ahead = "the database is ahead of this image"
+    assert ahead not in again.stderr
+    # With quotes, as the chassis logs it.
+    assert f'"{ahead}"' in (ROOT / "template/src/{{package_name}}/chassis/database/migrate.py").read_text()
+
+    cluster.logged = f'{{"event":"{ahead}"}}\n'
+    older = make(project, "deploy", OVERLAY="test", IMAGE=first)
+    assert f"{ahead}: it has a migration that the image lacks, so none was applied\n" in older.stderr
     assert changed(cluster) == anew
 
     assert make(project, "deploy", OVERLAY="test", IMAGE=second).returncode == 0

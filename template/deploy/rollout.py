@@ -298,6 +298,8 @@ FAILED = {
     "worker": "the new workers don't get ready, so the service was left as it is",
     "server": "the new pods don't serve",
 }
+# What the chassis logs.
+AHEAD = "the database is ahead of this image"
 # The alphabet of Kustomize's hashes.
 GENERATED = "-[2456789bcdfghkmt]{10}"
 # What makes the Secret during the deployment, so that its keys can't be checked before.
@@ -398,6 +400,10 @@ def deploy(
         reason = service.wait("the migration", lambda: service.migration(job))
         if reason:
             fail(f"the migration failed, so the service was left as it is: {reason}")
+        # An older image, or one of another branch, whose own migrations are missing then.
+        with suppress(UnreadableError):
+            if AHEAD in read("logs", f"job/{job}", *service.here):
+                warn(f"{AHEAD}: it has a migration that the image lacks, so none was applied")
     apply(documents, f"{COMPONENT} notin (server, worker, migration)")
     # Workers first: jobs of the new service then find no older worker, which may not know them.
     if f"{COMPONENT}: worker" in text:

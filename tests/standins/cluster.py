@@ -45,6 +45,8 @@ class Cluster:
         # The status of the pods that a Deployment or a Job creates next; none is created for None.
         self.states: dict[str, dict[str, Any] | None] = {}
         self.minor = "34"
+        # What every container logged.
+        self.logged = ""
         # What a Role does not allow, such as "delete configmaps".
         self.forbidden: set[str] = set()
         # What a Role would have to allow: group, resource, verb.
@@ -317,7 +319,9 @@ class Handler(BaseHTTPRequestHandler):
             self.write(b"", "text/plain", 200 if is_up else 503)
         elif name.endswith("/log"):
             # A log may contain any bytes.
-            self.write(b"\xff\n" + f"the log of {name.removesuffix('/log')}\n".encode(), "text/plain")
+            self.write(
+                b"\xff\n" + f"the log of {name.removesuffix('/log')}\n{self.cluster.logged}".encode(), "text/plain"
+            )
         elif name:
             found = self.cluster.objects.get((resource, namespace, name))
             if found and resource == "deployments":
