@@ -1231,6 +1231,20 @@ def test_the_first_deployment_waits_for_the_autoscalers_minimum(
     assert clock.now == 20
 
 
+def test_an_image_served_once_all_pods_are_its_own(cluster: played.Cluster, rollout: Any) -> None:
+    service = rollout.Service(HERE, "my-service")
+    start(cluster, "my-service")
+    cluster.states["my-service"] = {"phase": "Running"}
+    start(cluster, "my-service", "orders:2")
+    before, newest = (each for key, each in cluster.objects.items() if key[0] == "replicasets")
+    newest["status"] = {"replicas": 2, "availableReplicas": 1}
+    service.record("server")
+    assert rollout.images(service) == ("orders:2", [])
+    before["status"] = {"replicas": 0}
+    service.record("server")
+    assert rollout.images(service) == ("orders:2", ["orders:2"])
+
+
 def test_settings_that_no_replicaset_names_are_deleted(cluster: played.Cluster, rollout: Any, capfd: Any) -> None:
     names = [f"my-service-{each * 10}" for each in "bcd"] + ["my-service-settings", "my-service"]
     for name in names:
@@ -1245,8 +1259,9 @@ def test_settings_that_no_replicaset_names_are_deleted(cluster: played.Cluster, 
     current = "name: " + names[2]
     service = rollout.Service(HERE, "my-service")
 
-    # What CI may not do ends no deployment, and is told in a line each.
+    # What CI may not do ends no deployment, and is told in a line each, once.
     cluster.forbidden = {"delete configmaps", "patch replicasets"}
+    service.record("server")
     service.record("server")
     rollout.prune(service, [current])
     served, settings = capfd.readouterr().err.splitlines()
