@@ -66,6 +66,11 @@ def deployment(name: str, *, wanted: str, available: str) -> Series:
     }
 
 
+REPLICAS = "kube_deployment_spec_replicas"
+SCALED_DOWN = gauge(REPLICAS, "0x20", 'namespace="test",deployment="my-service"')
+WORKER_SCALED_DOWN = gauge(REPLICAS, "0x20", 'namespace="test",deployment="my-service-worker"')
+
+
 def pool(used: str, pending: str) -> Series:
     count = gauge("db_client_connection_count", used, f'{SERVICE},db_client_connection_state="used"')
     most = gauge("db_client_connection_max", "10x60")
@@ -121,6 +126,8 @@ CASES: list[tuple[str, int, list[Series], list[Series]]] = [
             {**UP, **gauge("up", "1x5 0x10")},
             {**UP, **deployment("my-service", wanted="2x20", available="0x20")},
             deployment("my-service", wanted="2x20", available="2x20"),
+            # Nobody scrapes it; that of another namespace was scaled to zero.
+            {**deployment("my-service", wanted="2x20", available="2x20"), **SCALED_DOWN},
         ],
         # Another instance is not ready; it was scaled to zero.
         [
@@ -190,6 +197,7 @@ CASES: list[tuple[str, int, list[Series], list[Series]]] = [
             {},
             {**WORKER_UP, **gauge("service_ready", "0x60", WORKER)},
             {**WORKER_UP, **deployment("my-service-worker", wanted="1x20", available="0x20")},
+            {**deployment("my-service-worker", wanted="1x20", available="1x20"), **WORKER_SCALED_DOWN},
         ],
         [WORKER_UP, deployment("my-service-worker", wanted="0x20", available="0x20")],
     ),
