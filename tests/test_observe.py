@@ -209,7 +209,7 @@ def test_the_right_alerts_fire_while_faults_are_injected(system: System) -> None
 
 
 def test_each_metric_and_label_of_a_rule_is_one_that_the_service_has(system: System) -> None:
-    """But for those of kube-state-metrics."""
+    """But for those of kube-state-metrics; after the faults, which some metrics count."""
     grouped, selected = set(), set()
     for rule in rules(system.project):
         groupings = r"\b(?:by|on) \(([^)]*)\)"
