@@ -49,6 +49,7 @@ def test_make_add_lists_what_the_project_has_and_a_command_for_all_else(render: 
         ("add", "cache=none", "can be redis, such as: make add FEATURE=redis"),
         ("add", "license=MIT", "There is no feature 'license=MIT'; `make add` lists all, such as: make add FEATURE="),
         ("add", "$(touch pwned)\n`touch pwned`;", "`make add` lists all, such as: make add FEATURE=redis"),
+        ("add", "jobs", "Jobs are rows of a PostgreSQL database: first run make add FEATURE=postgresql"),
         ("remove", "items", "There is no feature 'items'; `make remove` lists all, such as: make remove FEATURE="),
         ("remove", "auth=redis", "can be api-key or jwt, such as: make remove FEATURE=jwt"),
     ],
