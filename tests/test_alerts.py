@@ -15,7 +15,7 @@ WORKER = 'job="production/my-service-worker",namespace="production",instance="b"
 # How an alert is critical: in the namespace of tests it can wait.
 CRITICAL = '{{ if match "-test$" $labels.namespace }}warning{{ else }}critical{{ end }}'
 
-# Over days, promtool takes a sample every two minutes and evaluates every five.
+# Over days, promtool takes a sample every two minutes and evaluates every ten.
 LONG = 1000
 
 Series = dict[str, str]
@@ -232,7 +232,7 @@ def asked(promtool: str, render: Any, tmp_path: Path) -> Callable[..., str]:
 
     def ask(questions: list[dict[str, Any]], change: Callable[[str], str] = str) -> str:
         (tmp_path / "rules.yaml").write_text(change(yaml.safe_dump({"groups": groups(render(**EVERYTHING))})))
-        interval = "5m" if "2m" in [asked["interval"] for asked in questions] else "1m"
+        interval = "10m" if "2m" in [asked["interval"] for asked in questions] else "1m"
         content = {"rule_files": ["rules.yaml"], "evaluation_interval": interval, "tests": questions}
         (tmp_path / "tests.yaml").write_text(yaml.safe_dump(content))
         done = run(promtool, "test", "rules", tmp_path / "tests.yaml", check=False)
