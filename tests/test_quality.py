@@ -12,10 +12,12 @@ from conftest import EVERYTHING, NASTY, ROOT, commit, features_only, files, make
 def test_a_fresh_project_passes_make_check_with_full_coverage(
     render: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("MYPY_CACHE_DIR")
     project = Path(shutil.copytree(render(), tmp_path / "project"))
     before = {name: (project / name).read_bytes() for name in files(project)}
     make_check(project, "ARGS=--cov-fail-under=100")
+    monkeypatch.delenv("MYPY_CACHE_DIR")
+    run("uv", "run", "mypy", "src/my_service/__init__.py", cwd=project)
+    assert (project / ".mypy_cache").exists()
     run("make", "format", cwd=project)
     assert {name: (project / name).read_bytes() for name in before} == before
     commit(project, "start")
