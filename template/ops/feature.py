@@ -69,7 +69,9 @@ def main(command: str, updater: str, *arguments: str) -> None:
     if command == "add":
         postgresql = {now["database"], *arguments} & {"postgresql", "database=postgresql"}
         if question == "jobs" and not postgresql:
-            sys.exit("Jobs are rows of a PostgreSQL database: first run make add FEATURE=postgresql")
+            sys.exit(
+                "Jobs are rows of a PostgreSQL database: first run make add FEATURE=postgresql"
+            )
         announce(question, value, has)
     again = shlex.join([*arguments, "--yes"]).replace('"', '\\"')
     agreed = f'make {command} FEATURE={spelled(question, value or has)} ARGS="{again}"'
