@@ -178,7 +178,8 @@ def system(render: Any, answers: dict[str, str], tmp_path_factory: pytest.TempPa
 
 def test_the_right_alerts_fire_while_faults_are_injected(system: System) -> None:
     """And the wrong ones don't, nor any while nothing is wrong, or nobody asks for anything."""
-    eventually(lambda: assert_responds(f"{system.source('prometheus')}/api/v1/status/buildinfo"))
+    # Grafana may take a while to set up its database.
+    eventually(lambda: assert_responds(f"{system.source('prometheus')}/api/v1/status/buildinfo"), 120)
     system.until_firing(allowed=("NoWorker", "NoReadyInstance"))
     system.paths = ["/v1/faults/none", "/v1/items"]
     time.sleep(5)
