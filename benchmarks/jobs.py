@@ -167,8 +167,8 @@ def idle(project: Project) -> float:
 def requests(project: Project) -> dict[str, float]:
     """Return the lists of 50 items a second beside each of BESIDE, as ratios to those beside an empty queue.
 
-    The medians of neighbours' ratios, in turns that begin at either end: a machine gets slower and faster by
-    itself. The rows' own writing ends before the requests begin.
+    The medians of ratios between neighbours, in every second round in reverse order: a machine gets slower and
+    faster by itself. The rows of jobs that wait are on the disk before the requests begin.
     """
     ratios: dict[str, list[float]] = {name: [] for name in BESIDE}
     project.sql("INSERT INTO items (name, quantity, version) SELECT n::text, 1, 1 FROM generate_series(1, 1000) n")

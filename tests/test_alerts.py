@@ -12,7 +12,7 @@ from conftest import EVERYTHING, run
 SERVICE = 'job="my-service",namespace="production",instance="a"'
 WORKER = 'job="production/my-service-worker",namespace="production",instance="b"'
 
-# How an alert is critical: in the namespace of tests it can wait.
+# The severity of a critical alert.
 CRITICAL = '{{ if match "-test$" $labels.namespace }}warning{{ else }}critical{{ end }}'
 
 # Over days, promtool takes a sample every two minutes and evaluates every ten.
@@ -261,7 +261,7 @@ def test_a_wrong_alert_is_found(asked: Callable[..., str]) -> None:
     assert "FAILED" in renamed
 
 
-def test_an_alert_of_the_namespace_of_tests_wakes_nobody(asked: Callable[..., str]) -> None:
+def test_a_critical_alert_from_a_test_namespace_is_a_warning(asked: Callable[..., str]) -> None:
     down = check("database", "0x20")
     down |= {name.replace("production", "my-service-test"): values for name, values in down.items()}
     severity = 'count by (namespace, severity) (ALERTS{alertname="DatabaseDown", alertstate="firing"})'

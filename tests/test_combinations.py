@@ -45,7 +45,7 @@ def with_pairs(chosen: list[dict[str, str]]) -> list[dict[str, str]]:
     return with_pairs([*chosen, max(COMBINATIONS, key=lambda answers: len(pairs(answers) & missing))])
 
 
-# These pass theirs in `tests/test_database_update.py`, and without the example in `tests/test_database.py`.
+# These pass their tests in `tests/test_database_update.py`, and without the example in `tests/test_database.py`.
 DATABASES = [{**NOTHING, "database": name} for name in CHOICES["database"] if name != "none"]
 ELSEWHERE = [NOTHING, EVERYTHING, OTHERS, *DATABASES]
 PAIRS = with_pairs(ELSEWHERE)

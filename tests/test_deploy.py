@@ -1259,7 +1259,7 @@ def test_settings_that_no_replicaset_names_are_deleted(cluster: played.Cluster, 
     current = "name: " + names[2]
     service = rollout.Service(HERE, "my-service")
 
-    # What CI may not do ends no deployment, and is told in a line each, once.
+    # What CI may not do ends no deployment, and is reported once, in a line each.
     cluster.forbidden = {"delete configmaps", "patch replicasets"}
     service.record("server")
     service.record("server")
@@ -1337,7 +1337,7 @@ def test_a_bad_call_is_told_in_one_line(
     assert all(told.startswith("make") for told in failed.stderr.splitlines()[1:])
 
 
-def test_a_missing_tool_is_told_in_one_line(kubectl: str, render: Any, tmp_path: Path) -> None:
+def test_a_missing_tool_is_reported_in_one_line(kubectl: str, render: Any, tmp_path: Path) -> None:
     for name in ("sh", "make", "sed", "git", "tail", "tr"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
 
@@ -1352,7 +1352,7 @@ def test_a_missing_tool_is_told_in_one_line(kubectl: str, render: Any, tmp_path:
     (tmp_path / "kubectl").symlink_to(kubectl)
     python = tmp_path / "python3"
     assert told().startswith("there is no python3 of version 3.9 or newer: see ")
-    # One that is older answers the check so.
+    # An older one fails the check like this.
     python.write_text("#!/bin/sh\nexit 1\n")
     python.chmod(0o755)
     assert told().startswith("there is no python3 of version 3.9 or newer: see ")
@@ -1400,7 +1400,7 @@ def test_the_image_reads_a_secret_as_kubernetes_mounts_it(image: str, tmp_path: 
 
 @contextmanager
 def load(url: str, clients: int) -> Iterator[list[str]]:
-    """Ask for it all the time, and return the statuses and errors so far."""
+    """Send requests all the time, and return the statuses and errors so far."""
     told: list[str] = []
     ended = threading.Event()
 
@@ -1434,7 +1434,7 @@ def test_no_request_fails_whatever_goes_wrong_in_a_deployment(
 ) -> None:
     """The stand-in tests the steps themselves; a real cluster, such as kind, is opt-in.
 
-    That pulls, or has, the two images by these names: of a render with defaults and deploy=kubernetes.
+    That pulls, or already has, the two images under these names, built from a render with deploy=kubernetes.
     """
     cluster: played.Cluster | None = request.getfixturevalue("cluster") if where == "stand-in" else None
     first, second = ["orders:1", "orders:2"] if cluster else os.environ["DEPLOY_IMAGES"].split()
@@ -1449,7 +1449,7 @@ def test_no_request_fails_whatever_goes_wrong_in_a_deployment(
     counted = 0
 
     def step(name: str, target: str, image: str = "", folder: Path = project, state: Manifest | None = None) -> str:
-        """Call `make`; return what it told if it failed. Keep the requests that failed since the last step."""
+        """Call `make`; return what it printed if it failed. Keep the requests that failed since the last step."""
         nonlocal counted
         if cluster:
             cluster.states = {"my-service": state} if state else {}

@@ -1092,7 +1092,7 @@ def test_an_owners_domain_of_1_4_0_passes_make_check_after_the_update(start: Any
     rewritten = run("python3", IMPORTS, cwd=project)
     assert "src/my_service/orders/routes.py\n" in rewritten.stdout
     run("make", "format", cwd=project)
-    # Their tests and their code are those of a fresh copy, and know no table.
+    # Their code and their tests are those of a fresh copy, and use no table.
     others = [f"--ignore=tests/chassis/{name}" for name in ("auth", "cache")]
     make_check(project, " ".join([features_only(project), *others]))
     assert "/v1/orders" in run("uv", "run", "python", "-c", PATHS, cwd=project).stdout

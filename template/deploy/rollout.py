@@ -187,7 +187,7 @@ class Service:
             if about.get("uid") in uids
             or (about.get("kind") == "PersistentVolumeClaim" and about.get("name") in claims)
         ]
-        return sorted(found, key=lambda each: str(each.get("lastTimestamp") or each["eventTime"]))
+        return sorted(found, key=lambda it: it.get("lastTimestamp") or it.get("eventTime") or "")
 
     def show(self, state: State, events: list[Object]) -> None:
         """Print why the new pods are not ready: events, and the last lines of each container."""
@@ -231,7 +231,7 @@ class Service:
             reasons = {reason for reason, _ in problems} if is_new else set()
             is_hopeless = bool(reasons & HOPELESS)
             hopeless_since = (hopeless_since or now) if is_hopeless else 0.0
-            reason = "; ".join(dict.fromkeys(f"{reason}: {text}" for reason, text in problems))
+            reason = "; ".join(dict.fromkeys(": ".join(problem) for problem in problems))
             failure = state.failure
             if LOOP in reasons or (is_hopeless and now - hopeless_since >= GRACE_SECONDS):
                 failure = failure or reason
@@ -242,8 +242,8 @@ class Service:
                 return "; ".join(dict.fromkeys(filter(None, [failure, reason])))
             if now - printed >= PROGRESS_SECONDS:
                 printed = now
-                told = [f"{what}: {state.progress} after {now - started:.0f} s", reason]
-                print("; ".join(filter(None, told)))
+                parts = [f"{what}: {state.progress} after {now - started:.0f} s", reason]
+                print("; ".join(filter(None, parts)))
             time.sleep(POLL_SECONDS)
 
 

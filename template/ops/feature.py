@@ -67,8 +67,8 @@ def main(command: str, updater: str, *arguments: str) -> None:
         print(f"This project has no {value or question}.")
         return
     if command == "add":
-        postgresql = {now["database"], *arguments} & {"postgresql", "database=postgresql"}
-        if question == "jobs" and not postgresql:
+        data = " ".join([f"database={now['database']}", *arguments])
+        if question == "jobs" and "database=postgresql" not in data:
             sys.exit(
                 "Jobs are rows of a PostgreSQL database: first run make add FEATURE=postgresql"
             )

@@ -57,12 +57,12 @@ async def assess(request: Request) -> Assessment:
     """Run the readiness checks, and set the metrics that report them.
 
     Return the checks that fail, and those without which the service works, each with its reason.
-    Requests at the same time share one run: many probes cost no more than one.
+    Requests at the same time share one run, so many probes cost no more than one.
     """
     service = Service.of(request)
     if service.assessment is None or service.assessment.done():
         service.assessment = asyncio.create_task(_assess(service))
-    # A client that leaves ends nobody else's run.
+    # A client that disconnects does not end the run for the others.
     return await asyncio.shield(service.assessment)
 
 

@@ -41,7 +41,7 @@ class Service(FastAPI):
         self.operations = Operations(operations)
         # Set when a stop begins, so that streams and sockets can end.
         self.stop = asyncio.Event()
-        # The run of the readiness checks, which all who probe at that time await.
+        # The newest run of the readiness checks: probes at the same time share it.
         self.assessment: asyncio.Task[Assessment] | None = None
         self.described: dict[str, Any] | None = None
         super().__init__(lifespan=_lifespan, responses=errors.RESPONSES, **options)
