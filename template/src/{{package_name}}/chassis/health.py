@@ -62,7 +62,7 @@ async def assess(request: Request) -> Assessment:
     service = Service.of(request)
     if service.assessment is None or service.assessment.done():
         service.assessment = asyncio.create_task(_assess(service))
-    # A client that disconnects does not end the run for the others.
+    # A request that is cancelled does not end the run for the others.
     return await asyncio.shield(service.assessment)
 
 
