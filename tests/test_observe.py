@@ -113,7 +113,7 @@ class System:
         return f"{self.grafana}/api/datasources/proxy/uid/{name}"
 
     def ask(self, what: str, **parameters: str) -> Any:
-        response = httpx2.get(f"{self.source('prometheus')}/api/v1/{what}", params=parameters).json()
+        response = httpx2.get(f"{self.source('prometheus')}/api/v1/{what}", params=parameters, timeout=30).json()
         assert response["status"] == "success", (parameters, response)
         return response["data"]
 
@@ -177,7 +177,7 @@ def system(render: Any, answers: dict[str, str], tmp_path_factory: pytest.TempPa
 
 
 def test_the_right_alerts_fire_while_faults_are_injected(system: System) -> None:
-    """And the wrong ones don't, nor any while nothing is wrong, or nobody asks for anything."""
+    """And the wrong ones don't, nor does any while nothing is wrong, or while there are no requests."""
     # Grafana may take a while to set up its database.
     eventually(lambda: assert_responds(f"{system.source('prometheus')}/api/v1/status/buildinfo"), 120)
     system.until_firing(allowed=("NoWorker", "NoReadyInstance"))
