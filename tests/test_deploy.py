@@ -1261,8 +1261,8 @@ def test_settings_that_no_replicaset_names_are_deleted(cluster: played.Cluster, 
 
     # What CI may not do ends no deployment, and is reported once, in a line each.
     cluster.forbidden = {"delete configmaps", "patch replicasets"}
-    service.record("server")
-    service.record("server")
+    newest = service.record("server")
+    assert newest == service.record("server") == service.replica_sets("server")[0]["metadata"]["uid"]
     rollout.prune(service, [current])
     served, settings = capfd.readouterr().err.splitlines()
     assert served.startswith("`make rollback` may not find the image that serves now: Error from server (Forbidden): ")

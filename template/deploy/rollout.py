@@ -112,16 +112,17 @@ class Service:
 
     def record(self, component: str) -> str:
         """Label the newest ReplicaSet if all pods are its own and one serves; return its id."""
+        newest = ""
         try:
             sets = self.replica_sets(component)
+            newest = str(sets[0]["metadata"]["uid"]) if sets else ""
             used = [each for each in sets if each.get("status", {}).get("replicas")]
             if used and used == sets[:1] and used[0]["status"].get("availableReplicas"):
                 name = used[0]["metadata"]["name"]
                 read("label", "replicaset", name, f"{SERVED}=true", "--overwrite", *self.here)
-            return str(sets[0]["metadata"]["uid"]) if sets else ""
         except UnreadableError as error:
             warn(f"`make rollback` may not find the image that serves now: {error}")
-            return ""
+        return newest
 
     def rollout(self, component: str, deployment: str) -> State:
         """Return how far a Deployment is, with the pods of its newest ReplicaSet."""
