@@ -26,6 +26,15 @@ new: $(UV) ## Write a new service to DEST=../my-service (ARGS="--defaults" asks 
 	@test -n "$$DEST" || { echo "where to? for example: make new DEST=../my-service" >&2; exit 1; }
 	@$(WITH_ARGS) $(RUN) --no-default-groups new.py "$$DEST"
 
+.PHONY: web web-image
+web: $(UV) ## Serve the page that previews services, at http://localhost:8000 (PORT=8000)
+	@$(RUN) --no-default-groups web/build.py build/web
+	@$(MAKE) -C build/web dev
+
+web-image: $(UV) ## Build its image (IMAGE=start-page)
+	@$(RUN) --no-default-groups web/build.py build/web
+	@$(MAKE) -C build/web build
+
 ##@ Work on the template
 
 .PHONY: check test test-all bench

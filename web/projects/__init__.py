@@ -1,0 +1,1 @@
+"""The start page: questions, previews, comparisons and archives of projects."""
