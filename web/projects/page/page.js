@@ -1,0 +1,298 @@
+// Asks the questions of copier.yml, previews what the answers give, and hands it over.
+const byId = (id) => document.getElementById(id);
+const [form, preview, tree, code, dialog] = ["questions", "preview", "tree", "code", "comparison"].map(byId);
+const fields = new Map();
+const defaults = {};
+const opened = new Set(); // The folders of the tree that are open.
+const highlighted = new Map();
+let answers = {}; // Those that differ from the defaults.
+let notice = ""; // About the address.
+let current = { answers: {}, files: [] }; // The last preview that works.
+let previous = null; // The answers before the last change.
+let isNewChange = true;
+let marks = new Map(); // What that change did to files, by path.
+let selected = "README.md";
+
+function make(tag, properties, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+const prose = (text) => text.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
+const unseen = (text) => make("span", { className: "unseen" }, text);
+const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+const sum = (files, key) => files.reduce((total, file) => total + file[key], 0);
+const size = (bytes) => `${(bytes / 1000).toFixed(1)} kB`;
+const same = (one, other) => JSON.stringify(Object.entries(one).sort()) === JSON.stringify(Object.entries(other).sort());
+// A path that does not change with the name of the package.
+const stable = (path) => path.replace(/^src\/[^/]+/, "src/*");
+
+function say(text, isError = false) {
+  const status = byId(dialog.open ? "comparison-status" : "status");
+  status.textContent = text;
+  status.className = isError ? "error" : "";
+  if (!dialog.open) byId("again").hidden = !isError;
+}
+
+async function pause(milliseconds, signal) {
+  await new Promise((resolve) => setTimeout(resolve, milliseconds));
+  signal.throwIfAborted();
+}
+
+/** Return a function that runs `task`, aborts its run before, and says what fails or takes long. */
+function latest(region, progress, task) {
+  let running = new AbortController();
+  return async (...given) => {
+    running.abort();
+    const { signal } = (running = new AbortController());
+    const slow = setTimeout(() => progress && !signal.aborted && say(progress), 800);
+    region.ariaBusy = "true";
+    await task(signal, ...given).catch((error) => signal.aborted || say(error.message, true));
+    clearTimeout(slow);
+    if (!signal.aborted) region.ariaBusy = "false";
+  };
+}
+
+async function ask(signal, path, body, read = (response) => response.json()) {
+  const headers = { "Content-Type": "application/json" };
+  const options = body ? { method: "POST", headers, body: JSON.stringify(body), signal } : { signal };
+  for (let isFirst = true; ; isFirst = false) {
+    let response, result;
+    try {
+      response = await fetch(`v1/${path}`, options);
+      result = await (response.ok ? read(response) : response.json().catch(() => ({})));
+    } catch {
+      signal.throwIfAborted();
+      throw new Error("The service can't be reached. What you see is the last preview.");
+    }
+    if (response.ok) return result;
+    const isBusy = [429, 503].includes(response.status);
+    if (!isBusy) throw new Error(result.detail || `The service failed with status ${response.status}.`);
+    if (!isFirst) throw new Error("The service is still busy. Try again in a minute.");
+    const seconds = Number(response.headers.get("Retry-After")) || 1;
+    say(`The service is busy. This page tries again in ${count(seconds, "second")}.`);
+    await pause(seconds * 1000, signal);
+  }
+}
+
+/** Ask for a preview, without the answers to questions that the others hide. */
+async function settle(signal, wanted) {
+  const found = await ask(signal, "previews", { answers: wanted });
+  const shown = found.questions.filter((one) => one.shown && one.name in wanted);
+  const kept = Object.fromEntries(shown.map(({ name }) => [name, wanted[name]]));
+  return same(kept, wanted) ? { ...found, answers: wanted } : settle(signal, kept);
+}
+
+function makeField({ name, help, placeholder, choices }) {
+  const [, label, hint] = help.match(/^([^?]*\??)\s*(.*)$/s);
+  const title = [make("span", {}, ...prose(label)), " ", make("code", {}, name)];
+  const above = make("p", { className: "hint", id: `${name}-hint` }, ...prose(hint));
+  const below = make("p", { className: "message", id: `${name}-message`, role: "status" });
+  const rows = choices?.map(({ value, label: text }) => {
+    const [main, detail] = text.split(/: (.*)/s);
+    const words = make("span", {}, make("b", {}, ...prose(main)), make("small", {}, ...prose(detail ?? "")));
+    const button = make("button", { type: "button", onclick: () => compare(name, value) }, "Compare", unseen(` ${main}`));
+    return make("div", { className: "choice" }, make("label", {}, make("input", { type: "radio", name, value }), words), button);
+  });
+  const input = make(choices ? "fieldset" : "input", { name, id: name, placeholder, maxLength: 1000, spellcheck: false });
+  input.setAttribute("aria-describedby", `${above.id} ${below.id}`);
+  if (!choices) return make("div", { className: "field" }, make("label", { htmlFor: name }, ...title), above, input, below);
+  input.append(make("legend", {}, ...title), above, make("div", { className: "choices" }, ...rows), below);
+  return Object.assign(input, { className: "field", role: "radiogroup" });
+}
+
+function updateField({ name, shown, value, default: usual, message }) {
+  const field = fields.get(name);
+  if (!shown && field.contains(document.activeElement)) {
+    const others = [...fields.values()].filter((one) => !one.hidden);
+    others[others.indexOf(field) - 1].querySelector("input:checked, input:not([type=radio])").focus();
+  }
+  field.hidden = !shown;
+  defaults[name] = usual;
+  for (const input of field.querySelectorAll("input")) {
+    if (input.type === "radio") input.checked = input.value === value;
+    else if (input.value !== value) input.value = value;
+  }
+  // A prompt shows the same, without Copier's "Validation error for question …".
+  const text = (message ?? "").replace(/^Validation error for question '\w+': /, "");
+  if (byId(`${name}-message`).textContent !== text) byId(`${name}-message`).textContent = text;
+  byId(name).ariaInvalid = String(text !== "");
+}
+
+function readAddress() {
+  const entries = [...new URLSearchParams(location.hash.slice(1))];
+  const isKnown = ([name, value]) => {
+    const choices = [...(fields.get(name)?.querySelectorAll("[type=radio]") ?? [])];
+    return fields.has(name) && (!choices.length || choices.some((one) => one.value === value));
+  };
+  answers = Object.fromEntries(entries.filter(isKnown));
+  const unknown = entries.filter((one) => !isKnown(one)).map((one) => one.join("=").slice(0, 60)).join(", ");
+  notice = unknown && `The address has an unknown question or choice, which is ignored: ${unknown}. `;
+}
+
+const update = latest(preview, "Working …", async (signal, delay) => {
+  await pause(delay, signal);
+  const found = await settle(signal, answers);
+  answers = { ...found.answers };
+  history.replaceState(null, "", `#${new URLSearchParams(answers)}`);
+  found.questions.forEach(updateField);
+  const wrong = found.questions.filter((one) => one.message).length;
+  const kept = current.files.length ? " The preview shows the last answers that do." : "";
+  if (wrong) return say(`${notice}${count(wrong, "answer")} can't work.${kept}`);
+  current = found;
+  for (const name of ["copier", "make"]) byId(name).textContent = found.commands[name];
+  const isChanged = previous && !same(previous, found.answers);
+  const compared = isChanged && (await ask(signal, "comparisons", { before: previous, after: found.answers })).files;
+  marks = new Map((compared || []).map((file) => [file.path, file]));
+  const change = compared ? ` The last change: ${summary(compared)}.` : "";
+  say(`${notice}${count(found.files.length, "file")}, ${size(sum(found.files, "size"))}.${change}`);
+  drawTree();
+  show(selected);
+});
+
+function summary(files) {
+  const byStatus = Object.groupBy(files, (file) => file.status);
+  const parts = ["added", "changed", "removed"].filter((status) => byStatus[status]);
+  return parts.map((status) => `${count(byStatus[status].length, "file")} ${status}`).join(", ") || "no file differs";
+}
+
+/** Return what the mark of a file says, such as +3 −1. */
+function badge({ status, added, removed }) {
+  const numbers = [added && `+${added}`, removed && `−${removed}`].filter(Boolean).join(" ");
+  const word = status === "changed" ? unseen("changed ") : `${status} `;
+  return make("span", { className: `badge ${status}` }, word, numbers);
+}
+
+function drawTree() {
+  const focused = document.activeElement.id;
+  const paths = new Set([...current.files.map((file) => file.path), ...marks.keys()]);
+  tree.replaceChildren(makeList([...paths].sort(), ""));
+  if (focused.startsWith("/")) byId(focused)?.focus();
+}
+
+function makeList(paths, prefix) {
+  const groups = Map.groupBy(paths, (path) => path.slice(prefix.length).match(/^(src\/)?[^/]+\//)?.[0] ?? "");
+  const files = (groups.get("") ?? []).map((path) => {
+    const button = make("button", { type: "button", id: `/${path}`, onclick: () => show(path) }, path.slice(prefix.length));
+    if (marks.has(path)) button.append(badge(marks.get(path)));
+    return make("li", {}, button);
+  });
+  groups.delete("");
+  const folders = [...groups].map(([name, inner]) => {
+    const path = prefix + name;
+    const title = make("summary", { id: `/${path}` }, name);
+    const marked = inner.filter((one) => marks.has(one)).length;
+    if (marked) title.append(make("span", { className: "badge" }, `${marked}`, unseen(" marked")));
+    const details = make("details", { open: opened.has(stable(path)) }, title, makeList(inner, path));
+    details.ontoggle = () => opened[details.open ? "add" : "delete"](stable(path));
+    return make("li", {}, details);
+  });
+  return make("ul", {}, ...folders, ...files);
+}
+
+const show = latest(code, "", async (signal, path) => {
+  const find = (wanted) => current.files.find((one) => stable(one.path) === stable(wanted));
+  const file = find(path) ?? (marks.has(path) ? { path, text: "", size: 0 } : find("README.md"));
+  if (stable(selected) !== stable(file.path)) code.scrollTo(0, 0);
+  selected = file.path;
+  for (const button of tree.querySelectorAll("button")) button.ariaCurrent = button.id === `/${selected}` ? "true" : null;
+  const mark = marks.get(selected);
+  byId("path").textContent = selected;
+  byId("about").replaceChildren(size(file.size), file.mode === "100755" ? ", executable " : " ", mark ? badge(mark) : "");
+  const key = `${selected}\n${file.text}`;
+  try {
+    if (!highlighted.has(key)) highlighted.set(key, (await ask(signal, "highlights", { path: selected, text: file.text })).lines);
+  } finally {
+    const plain = file.text.split("\n").map((line) => [["", line]]);
+    if (!signal.aborted) drawCode(highlighted.get(key) ?? plain, mark?.diff ?? "");
+  }
+});
+
+/** Draw the lines of a file, with those that `diff` adds marked, and those that it removes between them. */
+function drawCode(lines, diff) {
+  const added = new Set();
+  const removed = new Map();
+  let number = null;
+  for (const line of diff.split("\n")) {
+    const hunk = line.match(/^@@ -\S+ \+(\d+)/);
+    if (hunk) number = Number(hunk[1]);
+    else if (number === null) continue;
+    else if (line[0] === "-") removed.set(number, [...(removed.get(number) ?? []), line.slice(1)]);
+    else if (line[0] === "+") added.add(number++);
+    else number++;
+  }
+  const rows = [[], ...lines].flatMap((tokens, row) => {
+    const gone = (removed.get(row) ?? []).map((text) => make("del", {}, `${text}\n`));
+    const parts = tokens.map(([kind, text]) => make("span", { className: kind }, text));
+    return row ? [...gone, make(added.has(row) ? "ins" : "span", {}, ...parts, "\n")] : gone;
+  });
+  code.replaceChildren(make("code", {}, ...rows));
+}
+
+const compare = latest(dialog, "Working …", async (signal, name, value) => {
+  byId("comparison-title").replaceChildren("What does ", make("code", {}, `${name}=${value}`), " change?");
+  byId("differences").replaceChildren();
+  byId("choose").onclick = () => {
+    dialog.close();
+    const radio = fields.get(name).querySelector(`[value="${value}"]`);
+    radio.focus();
+    radio.click();
+  };
+  if (!dialog.open) dialog.showModal();
+  say("");
+  const after = await settle(signal, { ...current.answers, [name]: value });
+  const { files } = await ask(signal, "comparisons", { before: current.answers, after: after.answers });
+  byId("differences").append(...files.map((file) => {
+    const tags = { "+": "ins", "-": "del", "@": "b" };
+    const lines = file.diff.split("\n").slice(2).map((line) => make(tags[line[0]] ?? "span", {}, `${line.slice(line[0] !== "@")}\n`));
+    const diff = make("pre", { tabIndex: 0, role: "group", ariaLabel: file.path }, make("code", {}, ...lines));
+    return make("details", {}, make("summary", {}, file.path, badge(file)), diff);
+  }));
+  say(`${summary(files)}: ${count(sum(files, "added"), "line")} more, ${count(sum(files, "removed"), "line")} less.`);
+});
+
+const download = latest(byId("download"), "Packing the zip …", async (signal) => {
+  const invalid = form.querySelector("[aria-invalid=true]");
+  if (invalid) return (invalid.querySelector("input:checked") ?? invalid).focus();
+  const name = (response) => response.headers.get("Content-Disposition").match(/filename="(.*?)"/)[1];
+  const read = async (response) => ({ download: name(response), href: URL.createObjectURL(await response.blob()) });
+  const link = make("a", await ask(signal, "archives", { answers: current.answers }, read));
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  say(`Your browser has ${link.download}.`);
+});
+
+async function copy({ currentTarget }) {
+  const command = byId(currentTarget.value);
+  getSelection().selectAllChildren(command);
+  const write = async () => navigator.clipboard.writeText(command.textContent).then(() => true);
+  const isCopied = await write().catch(() => document.execCommand("copy"));
+  say(isCopied ? `Copied: ${command.textContent}` : "The browser does not let this page copy. The command is selected.");
+}
+
+const start = latest(preview, "Working …", async (signal) => {
+  const { release, questions } = await ask(signal, "questions");
+  byId("release").textContent = `Release ${release}.`;
+  for (const question of questions) fields.set(question.name, makeField(question));
+  form.append(...fields.values());
+  for (const question of questions) updateField({ ...question, value: question.default });
+  readAddress();
+  return update(0);
+});
+
+form.addEventListener("input", ({ target: { name, value } }) => {
+  if (isNewChange) previous = current.answers;
+  isNewChange = false;
+  notice = "";
+  answers[name] = value;
+  if (value === defaults[name]) delete answers[name];
+  update(150);
+});
+form.addEventListener("focusout", () => (isNewChange = true));
+form.addEventListener("submit", (event) => { event.preventDefault(); update(0); });
+window.addEventListener("hashchange", () => { previous = current.answers; readAddress(); update(0); });
+document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); preview.focus(); });
+for (const button of document.querySelectorAll(".commands button")) button.addEventListener("click", copy);
+byId("download").addEventListener("click", download);
+byId("again").addEventListener("click", () => (fields.size ? update(0) : start()));
+start();
