@@ -1,1 +1,0 @@
-"""The start page: questions, previews, comparisons and archives of projects."""

@@ -1,132 +1,110 @@
 """The page and its API."""
 
-import time
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, Body, Depends, HTTPException, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
-from ..chassis import Feature, Service, state_of
-from . import schemas, service
-from .service import Projects, UnknownQuestionError
-from .template import Asked, File
+from ..chassis import Feature, state_of
+from . import service
+from .service import Projects, RefusedError
+from .template import File, LateError
 
-PAGE = Path(__file__).with_name("page")
-TYPES = {"page.js": "text/javascript", "style.css": "text/css"}
+FOLDER = Path(__file__).parent
+PAGE = {path.name: path for path in FOLDER.glob("page/*")}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# Requests in flight, of one address and of all.
-MOST_OF_A_CLIENT = 16
-MOST = 100
+# Else browsers keep what they got from an older release.
+HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
+# Requests at once: of one address, and of all.
+MOST_OF_A_CLIENT, MOST = 16, 100
 RETRY_AFTER = {"Retry-After": "1"}
-# What each of many slow clients takes in memory.
-PIECE = 65_536
+# Longer than any rule allows, so that Copier's message is seen, and short for a rule to check.
+Text = Annotated[str, Body(max_length=1000)]
+Code = Annotated[str, Body(max_length=100_000)]
+Answers = Annotated[dict[Text, Text], Body(max_length=50, embed=True)]
 
 router = APIRouter(tags=["projects"])
+feature = Feature(name="projects", lifespan=lambda _: service.opened(FOLDER / "template.tar.gz"))
 
 
-@asynccontextmanager
-async def lifespan(_: Service) -> AsyncIterator[Projects]:
-    async with service.opened() as projects:
-        yield projects
-
-
-feature = Feature(name="projects", lifespan=lifespan)
-
-
-async def admitted(request: Request) -> AsyncIterator[Projects]:
-    """Return the service to a client that has not too many requests in flight."""
+async def admit(request: Request) -> AsyncIterator[Projects]:
+    """Yield the projects to a client that does not ask for too many at once."""
     projects = state_of(request, Projects)
-    yield projects
+    client = request.client.host if request.client else ""
+    if projects.clients[client] >= MOST_OF_A_CLIENT:
+        raise HTTPException(429, f"At most {MOST_OF_A_CLIENT} requests at once", RETRY_AFTER)
+    if projects.clients.total() >= MOST:
+        raise HTTPException(503, "Too many requests at once", RETRY_AFTER)
+    projects.clients[client] += 1
+    try:
+        yield projects
+    except RefusedError as refused:
+        raise HTTPException(422, str(refused)) from None
+    except LateError:
+        raise HTTPException(503, "Other projects took too long", RETRY_AFTER) from None
+    finally:
+        projects.clients -= Counter([client])
 
 
-ProjectsDep = Annotated[Projects, Depends(admitted)]
+ProjectsDep = Annotated[Projects, Depends(admit)]
 
 
 @router.get("/", include_in_schema=False)
-async def read_page() -> FileResponse:
-    return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": POLICY})
-
-
 @router.get("/page/{name}", include_in_schema=False)
-async def read_asset(name: str) -> FileResponse:
-    if name not in TYPES:
+async def read_page(name: str = "index.html") -> Response:
+    if name not in PAGE:
         raise HTTPException(404)
-    return FileResponse(PAGE / name, media_type=TYPES[name])
-
-
-async def ask(projects: Projects, answers: dict[str, str]) -> list[Asked]:
-    try:
-        return await projects.ask(answers)
-    except UnknownQuestionError as error:
-        raise HTTPException(422, str(error)) from None
+    return FileResponse(PAGE[name], headers=HEADERS)
 
 
 @router.get("/v1/questions")
-async def read_questions(projects: ProjectsDep) -> schemas.Questions:
-    asked = await ask(projects, {})
-    return schemas.Questions(
-        release=next(it.value for it in asked if it.name == "newest_release"),
-        repository=projects.release.repository,
-        questions=[it.described() for it in asked if it.name in projects.release.names],
-    )
+async def read_questions(projects: ProjectsDep) -> dict[str, Any]:
+    asked, answers = await projects.ask({})
+    about = {"release": answers["newest_release"], "repository": projects.release.repository}
+    return {**about, "questions": asked}
 
 
-@router.post("/v1/previews", response_model=schemas.Preview)
-async def preview(projects: ProjectsDep, given: schemas.Given) -> Response:
-    asked = await ask(projects, given.answers)
-    refused = any(it.message for it in asked)
-    files = [] if refused else await projects.files(asked)
-    head = {
-        "questions": [it.answered() for it in asked if it.name in projects.release.names],
-        "commands": projects.commands(asked).model_dump(),
-    }
-    return StreamingResponse(_pieces(head, files), media_type="application/json")
+@router.post("/v1/previews")
+async def preview(projects: ProjectsDep, answers: Answers) -> Response:
+    asked, complete = await projects.ask(answers)
+    refused = any(it["message"] for it in asked)
+    files = [] if refused else await projects.files(complete)
+    commands = projects.commands(asked, complete["project_slug"])
+    body = _encoded({"questions": asked, "commands": commands}, files)
+    return StreamingResponse(body, media_type="application/json")
 
 
-async def _pieces(head: dict[str, Any], files: list[File]) -> AsyncIterator[bytes]:
+async def _encoded(head: dict[str, Any], files: list[File]) -> AsyncIterator[bytes]:
+    # In parts, so that slow clients don't fill the memory.
     yield orjson.dumps(head)[:-1] + b',"files":['
-    for number, file in enumerate(files):
-        text = file.content.decode()
-        shown = {"path": file.path, "size": len(file.content), "mode": file.mode, "text": text}
-        yield (b"," if number else b"") + orjson.dumps(shown)
+    for number, (path, content, mode) in enumerate(files):
+        file = {"path": path, "size": len(content), "mode": f"{mode:o}", "text": content.decode()}
+        yield (b"," if number else b"") + orjson.dumps(file)
     yield b"]}"
 
 
 @router.post("/v1/comparisons")
-async def compare(projects: ProjectsDep, given: schemas.TwoGiven) -> schemas.Comparison:
-    sides = [await valid(projects, answers) for answers in (given.before, given.after)]
-    before, after = [await projects.files(asked) for asked in sides]
-    files = await projects.run(partial(service.compare, before, after))
-    return schemas.Comparison(files=files)
+async def compare(projects: ProjectsDep, before: Answers, after: Answers) -> dict[str, Any]:
+    _, old = await projects.project(before)
+    _, new = await projects.project(after)
+    return {"files": await projects.run(service.compare, old, new)}
 
 
-async def valid(projects: Projects, answers: dict[str, str]) -> list[Asked]:
-    asked = await ask(projects, answers)
-    messages = [it.message for it in asked if it.message]
-    if messages:
-        raise HTTPException(422, messages[0])
-    return asked
-
-
-@router.post("/v1/archives", response_class=Response)
-async def archive(projects: ProjectsDep, given: schemas.Given) -> Response:
-    asked = await valid(projects, given.answers)
-    slug = next(it.value for it in asked if it.name == "project_slug")
-    packed = await projects.run(partial(service.pack, slug, await projects.files(asked)))
+@router.post("/v1/archives")
+async def archive(projects: ProjectsDep, answers: Answers) -> Response:
+    slug, files = await projects.project(answers)
     headers = {"Content-Disposition": f'attachment; filename="{slug}.zip"'}
+    packed = await projects.run(service.pack, slug, files)
     return Response(packed, headers=headers, media_type="application/zip")
 
 
 @router.post("/v1/highlights")
-async def highlight(projects: ProjectsDep, code: schemas.Code) -> schemas.Highlight:
-    deadline = time.monotonic() + service.MOST_SECONDS
-    lines = await projects.run(partial(service.highlight, code.path, code.text, deadline))
-    return schemas.Highlight(lines=lines)
+async def highlight(projects: ProjectsDep, path: Text, text: Code) -> dict[str, Any]:
+    return {"lines": await projects.run(service.highlight, path, text)}

@@ -1,11 +1,10 @@
-"""Projects for many clients: each is rendered once, within limits of time, number and size."""
+"""Projects for many clients: each is rendered once, within limits of time and number."""
 
 import asyncio
-import re
 import shlex
 import time
 import zipfile
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -13,143 +12,118 @@ from difflib import unified_diff
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pygments.lexers import get_lexer_for_filename
+from pygments.lexers import get_lexer_by_name
 from pygments.token import STANDARD_TYPES
-from pygments.util import ClassNotFound
 
-from .schemas import Commands, ComparedFile
-from .template import Answers, Asked, File, LateError, Release
+from .template import Answers, File, Release
 
 T = TypeVar("T")
 
-ARCHIVE = Path(__file__).with_name("template.tar.gz")
-# Seconds from a request to the end of its render, those before it included.
+# From a request to the end of its render, those before it included.
 MOST_SECONDS = 30
-# Of the files of all renders that are kept.
-MOST_BYTES = 32_000_000
+# Those that are kept, of at most a megabyte each.
+MOST_RENDERS = 32
+LEXERS = {"Dockerfile": "docker", "Makefile": "make", ".editorconfig": "ini", ".example": "bash"}
+LEXERS |= {".json": "json", ".md": "markdown", ".mako": "mako", ".py": "python", ".sh": "bash"}
+LEXERS |= {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 
 
-class UnknownQuestionError(Exception):
-    """An answer to a question that the template does not ask."""
+class RefusedError(Exception):
+    """An answer that the template does not take."""
 
 
 class Projects:
     def __init__(self, release: Release, pool: ThreadPoolExecutor) -> None:
         self.release = release
         self.pool = pool
-        # By the answers to all questions; the one that was used last is at the end.
-        self.renders: OrderedDict[frozenset[tuple[str, str]], asyncio.Task[list[File]]]
-        self.renders = OrderedDict()
+        # The requests of each client.
+        self.clients: Counter[str] = Counter()
+        # By all answers; the one that was used last comes last.
+        self.renders: dict[frozenset[tuple[str, str]], asyncio.Future[list[File]]] = {}
 
-    async def ask(self, answers: Answers) -> list[Asked]:
-        for name in answers:
-            if name not in self.release.names:
-                known = ", ".join(self.release.names)
-                raise UnknownQuestionError(
-                    f"There is no question {name[:80]!r}; those that there are: {known}"
-                )
-        return await self.run(lambda: self.release.ask(answers))
+    async def run(self, job: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, job, *arguments)
 
-    async def files(self, asked: list[Asked]) -> list[File]:
-        """Return the files of a project, from a render that is kept or runs already if possible."""
-        answers = {it.name: it.value for it in asked if it.name in self.release.names}
+    async def ask(self, given: Answers) -> tuple[list[dict[str, Any]], Answers]:
+        for name in given.keys() - set(self.release.names):
+            known = ", ".join(self.release.names)
+            raise RefusedError(f"There is no question {name[:80]!r}. Such as: {known}")
+        return await self.run(self.release.ask, given)
+
+    async def project(self, given: Answers) -> tuple[str, list[File]]:
+        """Return the name and the files of a project; raise RefusedError with Copier's message."""
+        asked, answers = await self.ask(given)
+        for message in filter(None, [it["message"] for it in asked]):
+            raise RefusedError(message)
+        return answers["project_slug"], await self.files(answers)
+
+    async def files(self, answers: Answers) -> list[File]:
+        """Return a project's files, by a render that is kept or runs already if there is one."""
         key = frozenset(answers.items())
         render = self.renders.pop(key, None)
-        if not render:
+        if not render or (render.done() and render.exception()):
             deadline = time.monotonic() + MOST_SECONDS
-            job = self.run(lambda: self.release.render(answers, deadline))
-            render = asyncio.create_task(job)
+            render = asyncio.ensure_future(self.run(self.release.render, answers, deadline))
         self.renders[key] = render
-        try:
-            # A client that goes takes nothing away from others.
-            files = await asyncio.shield(render)
-        except Exception:
-            self.renders.pop(key, None)
-            raise
-        self._forget()
-        return files
+        for oldest in [*self.renders][:-MOST_RENDERS]:
+            del self.renders[oldest]
+        # It goes on if this client goes: others may wait for it too.
+        return await asyncio.shield(render)
 
-    def _forget(self) -> None:
-        room = MOST_BYTES
-        for key, render in reversed([*self.renders.items()]):
-            if render.done() and not render.exception():
-                room -= sum(len(file.content) for file in render.result())
-            if room < 0:
-                del self.renders[key]
-
-    async def run(self, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, job)
-
-    def commands(self, asked: list[Asked]) -> Commands:
-        """Return the commands that write the same project, for a POSIX shell."""
-        slug = next(it.value for it in asked if it.name == "project_slug")
-        arguments = ["--defaults"]
-        for it in asked:
-            if it.value != it.default:
-                arguments += ["--data", f"{it.name}={it.value}"]
-        commit = self.release.commit
-        # Else Copier takes the newest release.
-        exact = [] if re.fullmatch(r"v[0-9.]+", commit) else ["--vcs-ref", commit]
-        copier = ["uvx", "copier", "copy", *arguments, *exact, self.release.repository, slug]
+    def commands(self, asked: list[dict[str, Any]], slug: str) -> dict[str, str]:
+        """Return what writes the same project, for a POSIX shell."""
+        data = [f"{it['name']}={it['value']}" for it in asked if it["value"] != it["default"]]
+        arguments = ["--defaults", *(part for pair in data for part in ("--data", pair))]
+        copier = ["uvx", "copier", "copy", "--vcs-ref", self.release.commit, *arguments]
         make = f"make new DEST=../{slug} ARGS={shlex.quote(shlex.join(arguments))}"
-        return Commands(copier=shlex.join(copier), make=make)
+        return {"copier": shlex.join([*copier, self.release.repository, slug]), "make": make}
 
 
-def compare(before: list[File], after: list[File]) -> list[ComparedFile]:
-    old, new = ({file.path: file.content for file in files} for files in (before, after))
+def compare(before: list[File], after: list[File]) -> list[dict[str, Any]]:
+    """Return the files that differ, each with its unified diff."""
     compared = []
+    old, new = ({file.path: file.content for file in files} for files in (before, after))
     for path in sorted(old.keys() | new.keys()):
-        if old.get(path) == new.get(path):
-            continue
-        status = "changed" if path in old and path in new else "added" if path in new else "removed"
-        left, right = (files.get(path, b"").decode().splitlines() for files in (old, new))
-        lines = [*unified_diff(left, right, f"a/{path}", f"b/{path}", lineterm="")]
-        signs = [line[:1] for line in lines[2:]]
-        compared.append(
-            ComparedFile(
-                path=path,
-                status=status,
-                diff="\n".join(lines),
-                added=signs.count("+"),
-                removed=signs.count("-"),
-            )
-        )
+        if old.get(path) != new.get(path):
+            status = "added" if path not in old else "changed" if path in new else "removed"
+            left, right = (side.get(path, b"").decode().splitlines() for side in (old, new))
+            lines = [*unified_diff(left, right, f"a/{path}", f"b/{path}", lineterm="")]
+            signs = Counter(line[0] for line in lines[2:])
+            counts = {"added": signs["+"], "removed": signs["-"]}
+            compared.append({"path": path, "status": status, "diff": "\n".join(lines), **counts})
     return compared
 
 
 def pack(folder: str, files: list[File]) -> bytes:
-    """Return a zip of the files below `folder`; the same files give the same bytes."""
+    """Return a zip of a folder with the files; its bytes depend on nothing else."""
     with BytesIO() as packed:
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in files:
                 member = zipfile.ZipInfo(f"{folder}/{file.path}")
-                member.external_attr = int(file.mode, 8) << 16
+                member.external_attr = file.mode << 16
                 archive.writestr(member, file.content, zipfile.ZIP_DEFLATED)
         return packed.getvalue()
 
 
-def highlight(path: str, text: str, deadline: float) -> list[list[tuple[str, str]]]:
+def highlight(path: str, text: str) -> list[list[tuple[str, str]]]:
     """Return the parts of each line, each with its class in the style sheets of Pygments."""
-    try:
-        lexer = get_lexer_for_filename(path, stripnl=False, ensurenl=False)
-    except ClassNotFound:
-        return [[("", line)] for line in text.split("\n")]
+    name = LEXERS.get(Path(path).suffix) or LEXERS.get(Path(path).name, "text")
+    # Markdown's code blocks would load a lexer of any language.
+    lexer = get_lexer_by_name(name, stripnl=False, ensurenl=False, handlecodeblocks=False)
     lines: list[list[tuple[str, str]]] = [[]]
     for kind, part in lexer.get_tokens(text):
-        if time.monotonic() > deadline:
-            raise LateError
-        first, *others = part.split("\n")
-        lines[-1].append((STANDARD_TYPES.get(kind, ""), first))
-        lines += ([(STANDARD_TYPES.get(kind, ""), other)] for other in others)
-    return [[(kind, part) for kind, part in line if part] for line in lines]
+        first, *others = [(STANDARD_TYPES.get(kind, ""), line) for line in part.split("\n")]
+        lines[-1].append(first)
+        lines += [[other] for other in others]
+    return lines
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[Projects]:
-    """Unpack the template, and render with the defaults so that it is compiled."""
+async def opened(archive: Path) -> AsyncIterator[Projects]:
+    """Unpack the template, and render it once: the first time takes longer."""
     with TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        projects = Projects(Release(ARCHIVE, Path(folder)), pool)
+        projects = Projects(Release(archive, Path(folder)), pool)
+        await projects.project({})
         yield projects
-        pool.shutdown(cancel_futures=True)
