@@ -1,11 +1,9 @@
 // Asks the questions of copier.yml, previews what the answers give, and hands it over.
 const byId = (id) => document.getElementById(id);
-const [form, preview, tree, code, dialog] = ["questions", "preview", "tree", "code", "comparison"].map(byId);
-const fields = new Map();
-const defaults = {};
+const [preview, tree, code, dialog] = ["preview", "tree", "code", "comparison"].map(byId);
+const [fields, highlighted] = [new Map(), new Map()];
 const opened = new Set(); // The folders of the tree that are open.
-const highlighted = new Map();
-let answers = {}; // Those that differ from the defaults.
+let answers = {}; // Those that were given.
 let notice = ""; // About the address.
 let current = { answers: {}, files: [] }; // The last preview that works.
 let previous = null; // The answers before the last change.
@@ -18,8 +16,9 @@ function make(tag, properties, ...children) {
   element.append(...children);
   return element;
 }
-const prose = (text) => text.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
+const prose = (text = "") => text.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
 const unseen = (text) => make("span", { className: "unseen" }, text);
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 const sum = (files, key) => files.reduce((total, file) => total + file[key], 0);
 const size = (bytes) => `${(bytes / 1000).toFixed(1)} kB`;
@@ -29,14 +28,8 @@ const stable = (path) => path.replace(/^src\/[^/]+/, "src/*");
 
 function say(text, isError = false) {
   const status = byId(dialog.open ? "comparison-status" : "status");
-  status.textContent = text;
-  status.className = isError ? "error" : "";
+  Object.assign(status, { textContent: text, className: isError ? "error" : "" });
   if (!dialog.open) byId("again").hidden = !isError;
-}
-
-async function pause(milliseconds, signal) {
-  await new Promise((resolve) => setTimeout(resolve, milliseconds));
-  signal.throwIfAborted();
 }
 
 /** Return a function that runs `task`, aborts its run before, and says what fails or takes long. */
@@ -54,32 +47,28 @@ function latest(region, progress, task) {
 }
 
 async function ask(signal, path, body, read = (response) => response.json()) {
-  const headers = { "Content-Type": "application/json" };
-  const options = body ? { method: "POST", headers, body: JSON.stringify(body), signal } : { signal };
+  const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   for (let isFirst = true; ; isFirst = false) {
-    let response, result;
-    try {
-      response = await fetch(`v1/${path}`, options);
-      result = await (response.ok ? read(response) : response.json().catch(() => ({})));
-    } catch {
-      signal.throwIfAborted();
+    signal.throwIfAborted();
+    const response = await fetch(`v1/${path}`, { ...(body && post), signal }).catch(() => {
       throw new Error("The service can't be reached. What you see is the last preview.");
-    }
-    if (response.ok) return result;
+    });
+    if (response.ok) return read(response);
+    const { detail } = await response.json().catch(() => ({}));
     const isBusy = [429, 503].includes(response.status);
-    if (!isBusy) throw new Error(result.detail || `The service failed with status ${response.status}.`);
+    if (!isBusy) throw new Error(detail || `The service failed with status ${response.status}.`);
     if (!isFirst) throw new Error("The service is still busy. Try again in a minute.");
     const seconds = Number(response.headers.get("Retry-After")) || 1;
     say(`The service is busy. This page tries again in ${count(seconds, "second")}.`);
-    await pause(seconds * 1000, signal);
+    await pause(seconds * 1000);
   }
 }
 
 /** Ask for a preview, without the answers to questions that the others hide. */
 async function settle(signal, wanted) {
   const found = await ask(signal, "previews", { answers: wanted });
-  const shown = found.questions.filter((one) => one.shown && one.name in wanted);
-  const kept = Object.fromEntries(shown.map(({ name }) => [name, wanted[name]]));
+  const hidden = found.questions.filter((one) => !one.shown).map((one) => one.name);
+  const kept = Object.fromEntries(Object.entries(wanted).filter(([name]) => !hidden.includes(name)));
   return same(kept, wanted) ? { ...found, answers: wanted } : settle(signal, kept);
 }
 
@@ -90,8 +79,8 @@ function makeField({ name, help, placeholder, choices }) {
   const below = make("p", { className: "message", id: `${name}-message`, role: "status" });
   const rows = choices?.map(({ value, label: text }) => {
     const [main, detail] = text.split(/: (.*)/s);
-    const words = make("span", {}, make("b", {}, ...prose(main)), make("small", {}, ...prose(detail ?? "")));
-    const button = make("button", { type: "button", onclick: () => compare(name, value) }, "Compare", unseen(` ${main}`));
+    const words = make("span", {}, make("b", {}, ...prose(main)), make("small", {}, ...prose(detail)));
+    const button = make("button", { onclick: () => compare(name, value) }, "Compare", unseen(` ${main}`));
     return make("div", { className: "choice" }, make("label", {}, make("input", { type: "radio", name, value }), words), button);
   });
   const input = make(choices ? "fieldset" : "input", { name, id: name, placeholder, maxLength: 1000, spellcheck: false });
@@ -101,52 +90,48 @@ function makeField({ name, help, placeholder, choices }) {
   return Object.assign(input, { className: "field", role: "radiogroup" });
 }
 
-function updateField({ name, shown, value, default: usual, message }) {
+function updateField({ name, shown, value, message }) {
   const field = fields.get(name);
-  if (!shown && field.contains(document.activeElement)) {
-    const others = [...fields.values()].filter((one) => !one.hidden);
-    others[others.indexOf(field) - 1].querySelector("input:checked, input:not([type=radio])").focus();
-  }
+  const isLeft = !shown && field.contains(document.activeElement);
+  if (isLeft) field.previousElementSibling.querySelector("input:checked, input[id]").focus();
   field.hidden = !shown;
-  defaults[name] = usual;
-  for (const input of field.querySelectorAll("input")) {
-    if (input.type === "radio") input.checked = input.value === value;
-    else if (input.value !== value) input.value = value;
-  }
+  byId(name).value = value;
+  for (const radio of field.querySelectorAll("[type=radio]")) radio.checked = radio.value === value;
   // A prompt shows the same, without Copier's "Validation error for question …".
   const text = (message ?? "").replace(/^Validation error for question '\w+': /, "");
-  if (byId(`${name}-message`).textContent !== text) byId(`${name}-message`).textContent = text;
+  const below = byId(`${name}-message`);
+  if (below.textContent !== text) below.textContent = text;
   byId(name).ariaInvalid = String(text !== "");
 }
 
 function readAddress() {
+  const isKnown = ([name, value]) => fields.get(name)?.querySelector(`input[id], [value="${CSS.escape(value)}"]`);
   const entries = [...new URLSearchParams(location.hash.slice(1))];
-  const isKnown = ([name, value]) => {
-    const choices = [...(fields.get(name)?.querySelectorAll("[type=radio]") ?? [])];
-    return fields.has(name) && (!choices.length || choices.some((one) => one.value === value));
-  };
-  answers = Object.fromEntries(entries.filter(isKnown));
-  const unknown = entries.filter((one) => !isKnown(one)).map((one) => one.join("=").slice(0, 60)).join(", ");
-  notice = unknown && `The address has an unknown question or choice, which is ignored: ${unknown}. `;
+  const { known = [], unknown = [] } = Object.groupBy(entries, (one) => (isKnown(one) ? "known" : "unknown"));
+  const listed = unknown.map((one) => one.join("=").slice(0, 60)).join(", ");
+  notice = listed && `The address has an unknown question or choice, which is ignored: ${listed}. `;
+  answers = Object.fromEntries(known);
 }
 
 const update = latest(preview, "Working …", async (signal, delay) => {
-  await pause(delay, signal);
+  await pause(delay);
   const found = await settle(signal, answers);
   answers = { ...found.answers };
-  history.replaceState(null, "", `#${new URLSearchParams(answers)}`);
+  const told = found.questions.filter((one) => one.name in answers && one.value !== one.default);
+  history.replaceState(null, "", `#${new URLSearchParams(told.map((one) => [one.name, one.value]))}`);
   found.questions.forEach(updateField);
   const wrong = found.questions.filter((one) => one.message).length;
-  const kept = current.files.length ? " The preview shows the last answers that do." : "";
-  if (wrong) return say(`${notice}${count(wrong, "answer")} can't work.${kept}`);
+  if (wrong) return say(`${notice}${count(wrong, "answer")} can't work, so there is no new preview.`);
   current = found;
   for (const name of ["copier", "make"]) byId(name).textContent = found.commands[name];
-  const isChanged = previous && !same(previous, found.answers);
-  const compared = isChanged && (await ask(signal, "comparisons", { before: previous, after: found.answers })).files;
-  marks = new Map((compared || []).map((file) => [file.path, file]));
-  const change = compared ? ` The last change: ${summary(compared)}.` : "";
+  const sides = previous && !same(previous, found.answers) && { before: previous, after: found.answers };
+  const { files } = sides ? await ask(signal, "comparisons", sides) : { files: [] };
+  marks = new Map(files.map((file) => [file.path, file]));
+  const change = sides ? ` The last change: ${summary(files)}.` : "";
   say(`${notice}${count(found.files.length, "file")}, ${size(sum(found.files, "size"))}.${change}`);
-  drawTree();
+  const focused = document.activeElement.id;
+  tree.replaceChildren(makeList([...new Set([...found.files.map((file) => file.path), ...marks.keys()])].sort(), ""));
+  if (focused.startsWith("/")) byId(focused)?.focus();
   show(selected);
 });
 
@@ -159,21 +144,13 @@ function summary(files) {
 /** Return what the mark of a file says, such as +3 −1. */
 function badge({ status, added, removed }) {
   const numbers = [added && `+${added}`, removed && `−${removed}`].filter(Boolean).join(" ");
-  const word = status === "changed" ? unseen("changed ") : `${status} `;
-  return make("span", { className: `badge ${status}` }, word, numbers);
-}
-
-function drawTree() {
-  const focused = document.activeElement.id;
-  const paths = new Set([...current.files.map((file) => file.path), ...marks.keys()]);
-  tree.replaceChildren(makeList([...paths].sort(), ""));
-  if (focused.startsWith("/")) byId(focused)?.focus();
+  return make("span", { className: `badge ${status}` }, status === "changed" ? unseen("changed ") : `${status} `, numbers);
 }
 
 function makeList(paths, prefix) {
   const groups = Map.groupBy(paths, (path) => path.slice(prefix.length).match(/^(src\/)?[^/]+\//)?.[0] ?? "");
   const files = (groups.get("") ?? []).map((path) => {
-    const button = make("button", { type: "button", id: `/${path}`, onclick: () => show(path) }, path.slice(prefix.length));
+    const button = make("button", { id: `/${path}`, onclick: () => show(path) }, path.slice(prefix.length));
     if (marks.has(path)) button.append(badge(marks.get(path)));
     return make("li", {}, button);
   });
@@ -199,29 +176,27 @@ const show = latest(code, "", async (signal, path) => {
   const mark = marks.get(selected);
   byId("path").textContent = selected;
   byId("about").replaceChildren(size(file.size), file.mode === "100755" ? ", executable " : " ", mark ? badge(mark) : "");
-  const key = `${selected}\n${file.text}`;
+  const [text, key] = [file.text, `${selected}\n${file.text}`];
   try {
-    if (!highlighted.has(key)) highlighted.set(key, (await ask(signal, "highlights", { path: selected, text: file.text })).lines);
+    if (!highlighted.has(key)) highlighted.set(key, (await ask(signal, "highlights", { path: selected, text })).lines);
   } finally {
-    const plain = file.text.split("\n").map((line) => [["", line]]);
-    if (!signal.aborted) drawCode(highlighted.get(key) ?? plain, mark?.diff ?? "");
+    if (!signal.aborted) drawCode(highlighted.get(key) ?? text.split("\n").map((line) => [["", line]]), mark?.diff ?? "");
   }
 });
 
 /** Draw the lines of a file, with those that `diff` adds marked, and those that it removes between them. */
 function drawCode(lines, diff) {
-  const added = new Set();
-  const removed = new Map();
-  let number = null;
-  for (const line of diff.split("\n")) {
+  const [added, removed] = [new Set(), new Map()];
+  let number = 0;
+  for (const line of diff.split("\n").slice(2)) {
     const hunk = line.match(/^@@ -\S+ \+(\d+)/);
     if (hunk) number = Number(hunk[1]);
-    else if (number === null) continue;
     else if (line[0] === "-") removed.set(number, [...(removed.get(number) ?? []), line.slice(1)]);
     else if (line[0] === "+") added.add(number++);
     else number++;
   }
-  const rows = [[], ...lines].flatMap((tokens, row) => {
+  const shown = lines.at(-1).some(([, text]) => text) ? lines : lines.slice(0, -1);
+  const rows = [[], ...shown].flatMap((tokens, row) => {
     const gone = (removed.get(row) ?? []).map((text) => make("del", {}, `${text}\n`));
     const parts = tokens.map(([kind, text]) => make("span", { className: kind }, text));
     return row ? [...gone, make(added.has(row) ? "ins" : "span", {}, ...parts, "\n")] : gone;
@@ -232,13 +207,9 @@ function drawCode(lines, diff) {
 const compare = latest(dialog, "Working …", async (signal, name, value) => {
   byId("comparison-title").replaceChildren("What does ", make("code", {}, `${name}=${value}`), " change?");
   byId("differences").replaceChildren();
-  byId("choose").onclick = () => {
-    dialog.close();
-    const radio = fields.get(name).querySelector(`[value="${value}"]`);
-    radio.focus();
-    radio.click();
-  };
-  if (!dialog.open) dialog.showModal();
+  const radio = fields.get(name).querySelector(`[value="${value}"]`);
+  byId("choose").onclick = () => { dialog.close(); radio.focus(); radio.click(); };
+  dialog.showModal();
   say("");
   const after = await settle(signal, { ...current.answers, [name]: value });
   const { files } = await ask(signal, "comparisons", { before: current.answers, after: after.answers });
@@ -252,21 +223,21 @@ const compare = latest(dialog, "Working …", async (signal, name, value) => {
 });
 
 const download = latest(byId("download"), "Packing the zip …", async (signal) => {
-  const invalid = form.querySelector("[aria-invalid=true]");
+  const invalid = document.querySelector("[aria-invalid=true]");
   if (invalid) return (invalid.querySelector("input:checked") ?? invalid).focus();
-  const name = (response) => response.headers.get("Content-Disposition").match(/filename="(.*?)"/)[1];
-  const read = async (response) => ({ download: name(response), href: URL.createObjectURL(await response.blob()) });
-  const link = make("a", await ask(signal, "archives", { answers: current.answers }, read));
+  const response = await ask(signal, "archives", { answers: current.answers }, (given) => given);
+  const [, name] = response.headers.get("Content-Disposition").match(/filename="(.*?)"/);
+  const link = make("a", { download: name, href: URL.createObjectURL(await response.blob()) });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  say(`Your browser has ${link.download}.`);
+  say(`Your browser has ${name}.`);
 });
 
 async function copy({ currentTarget }) {
   const command = byId(currentTarget.value);
   getSelection().selectAllChildren(command);
-  const write = async () => navigator.clipboard.writeText(command.textContent).then(() => true);
-  const isCopied = await write().catch(() => document.execCommand("copy"));
+  const write = async () => navigator.clipboard.writeText(command.textContent);
+  const isCopied = await write().then(() => true, () => document.execCommand("copy"));
   say(isCopied ? `Copied: ${command.textContent}` : "The browser does not let this page copy. The command is selected.");
 }
 
@@ -274,24 +245,23 @@ const start = latest(preview, "Working …", async (signal) => {
   const { release, questions } = await ask(signal, "questions");
   byId("release").textContent = `Release ${release}.`;
   for (const question of questions) fields.set(question.name, makeField(question));
-  form.append(...fields.values());
+  byId("questions").append(...fields.values());
   for (const question of questions) updateField({ ...question, value: question.default });
   readAddress();
   return update(0);
 });
 
-form.addEventListener("input", ({ target: { name, value } }) => {
+byId("questions").addEventListener("input", ({ target: { name, value } }) => {
   if (isNewChange) previous = current.answers;
   isNewChange = false;
   notice = "";
   answers[name] = value;
-  if (value === defaults[name]) delete answers[name];
   update(150);
 });
-form.addEventListener("focusout", () => (isNewChange = true));
-form.addEventListener("submit", (event) => { event.preventDefault(); update(0); });
+byId("questions").addEventListener("focusout", () => (isNewChange = true));
 window.addEventListener("hashchange", () => { previous = current.answers; readAddress(); update(0); });
-document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); preview.focus(); });
+// A fragment is for answers.
+byId("skip").addEventListener("click", (event) => { event.preventDefault(); preview.focus(); });
 for (const button of document.querySelectorAll(".commands button")) button.addEventListener("click", copy);
 byId("download").addEventListener("click", download);
 byId("again").addEventListener("click", () => (fields.size ? update(0) : start()));
