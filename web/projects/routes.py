@@ -27,7 +27,6 @@ MOST_OF_A_CLIENT, MOST = 16, 100
 RETRY_AFTER = {"Retry-After": "1"}
 # Longer than any rule allows, so that Copier's message is seen, and short for a rule to check.
 Text = Annotated[str, Body(max_length=1000)]
-Code = Annotated[str, Body(max_length=100_000)]
 Answers = Annotated[dict[Text, Text], Body(max_length=50, embed=True)]
 
 router = APIRouter(tags=["projects"])
@@ -106,5 +105,10 @@ async def archive(projects: ProjectsDep, answers: Answers) -> Response:
 
 
 @router.post("/v1/highlights")
-async def highlight(projects: ProjectsDep, path: Text, text: Code) -> dict[str, Any]:
-    return {"lines": await projects.run(service.highlight, path, text)}
+async def highlight(projects: ProjectsDep, answers: Answers, path: Text) -> dict[str, Any]:
+    # Not any text: the lexers take minutes for some.
+    _, files = await projects.project(answers)
+    for file in files:
+        if file.path == path:
+            return {"lines": await projects.run(service.highlight, file)}
+    raise HTTPException(404, "The project has no such file")

@@ -14,8 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from pygments.lexers import get_lexer_by_name
+from pygments.lexers import TextLexer, get_lexer_for_filename
 from pygments.token import STANDARD_TYPES
+from pygments.util import ClassNotFound
 
 from .template import Answers, File, Release
 
@@ -25,9 +26,6 @@ T = TypeVar("T")
 MOST_SECONDS = 30
 # Those that are kept, of at most a megabyte each.
 MOST_RENDERS = 32
-LEXERS = {"Dockerfile": "docker", "Makefile": "make", ".editorconfig": "ini", ".example": "bash"}
-LEXERS |= {".json": "json", ".md": "markdown", ".mako": "mako", ".py": "python", ".sh": "bash"}
-LEXERS |= {".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 
 
 class RefusedError(Exception):
@@ -97,7 +95,7 @@ def compare(before: list[File], after: list[File]) -> list[dict[str, Any]]:
 
 
 def pack(folder: str, files: list[File]) -> bytes:
-    """Return a zip of a folder with the files; its bytes depend on nothing else."""
+    """Return a zip of a folder with the files, without a date."""
     with BytesIO() as packed:
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in files:
@@ -107,13 +105,14 @@ def pack(folder: str, files: list[File]) -> bytes:
         return packed.getvalue()
 
 
-def highlight(path: str, text: str) -> list[list[tuple[str, str]]]:
+def highlight(file: File) -> list[list[tuple[str, str]]]:
     """Return the parts of each line, each with its class in the style sheets of Pygments."""
-    name = LEXERS.get(Path(path).suffix) or LEXERS.get(Path(path).name, "text")
-    # Markdown's code blocks would load a lexer of any language.
-    lexer = get_lexer_by_name(name, stripnl=False, ensurenl=False, handlecodeblocks=False)
     lines: list[list[tuple[str, str]]] = [[]]
-    for kind, part in lexer.get_tokens(text):
+    try:
+        lexer = get_lexer_for_filename(file.path, stripnl=False, ensurenl=False)
+    except ClassNotFound:
+        lexer = TextLexer(stripnl=False, ensurenl=False)
+    for kind, part in lexer.get_tokens(file.content.decode()):
         first, *others = [(STANDARD_TYPES.get(kind, ""), line) for line in part.split("\n")]
         lines[-1].append(first)
         lines += [[other] for other in others]

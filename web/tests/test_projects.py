@@ -107,17 +107,19 @@ def test_an_archive_has_one_folder_with_the_files_of_the_preview(client: TestCli
     assert texts == {f"desk/{file['path']}": file["text"] for file in files}
 
 
-def highlighted(client: TestClient, path: str, text: str) -> Any:
-    return client.post("/v1/highlights", json={"path": path, "text": text}).json()["lines"]
+def highlighted(client: TestClient, path: str) -> Any:
+    response = client.post("/v1/highlights", json={"answers": {"license": "MIT"}, "path": path})
+    return response.json().get("lines", response.status_code)
 
 
 def test_highlights_are_lines_of_parts_with_classes(client: TestClient) -> None:
-    lines = highlighted(client, "src/x.py", 'import os\n\n"""a\nb"""\n')
-    assert lines[0] == [["kn", "import"], ["w", " "], ["nn", "os"], ["w", ""]]
-    texts = ["".join(text for _, text in line) for line in lines]
-    assert texts == ["import os", "", '"""a', 'b"""', ""]
-    assert highlighted(client, "Makefile", "a: b")[0][0] == ["nf", "a"]
-    assert highlighted(client, "LICENSE", "a: b") == [[["", "a: b"]]]
+    lines = highlighted(client, "src/my_service/app.py")
+    assert lines[2][:3] == [["kn", "from"], ["w", " "], ["nn", "fastapi"]]
+    texts = {file["path"]: file["text"] for file in preview(client, license="MIT")["files"]}
+    for path in ("src/my_service/app.py", "LICENSE", "Makefile", "Dockerfile"):
+        joined = ["".join(text for _, text in line) for line in highlighted(client, path)]
+        assert joined == texts[path].split("\n")
+    assert highlighted(client, "/etc/passwd") == 404
 
 
 def at_once(client: TestClient, number: int) -> list[Response]:

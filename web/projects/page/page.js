@@ -178,7 +178,9 @@ const show = latest(code, "", async (signal, path) => {
   byId("about").replaceChildren(size(file.size), file.mode === "100755" ? ", executable " : " ", mark ? badge(mark) : "");
   const [text, key] = [file.text, `${selected}\n${file.text}`];
   try {
-    if (!highlighted.has(key)) highlighted.set(key, (await ask(signal, "highlights", { path: selected, text })).lines);
+    if (text && !highlighted.has(key)) {
+      highlighted.set(key, (await ask(signal, "highlights", { answers: current.answers, path: selected })).lines);
+    }
   } finally {
     if (!signal.aborted) drawCode(highlighted.get(key) ?? text.split("\n").map((line) => [["", line]]), mark?.diff ?? "");
   }
