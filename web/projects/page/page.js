@@ -2,12 +2,11 @@
 const byId = (id) => document.getElementById(id);
 const [preview, tree, code, dialog] = ["preview", "tree", "code", "comparison"].map(byId);
 const [fields, highlighted] = [new Map(), new Map()];
-const opened = new Set(); // The folders of the tree that are open.
 let answers = {}; // Those that were given.
 let notice = ""; // About the address.
 let current = { answers: {}, files: [] }; // The last preview that works.
 let previous = null; // The answers before the last change.
-let isNewChange = true;
+let edited = null; // The input of that change.
 let marks = new Map(); // What that change did to files, by path.
 let selected = "README.md";
 
@@ -23,8 +22,7 @@ const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number 
 const sum = (files, key) => files.reduce((total, file) => total + file[key], 0);
 const size = (bytes) => `${(bytes / 1000).toFixed(1)} kB`;
 const same = (one, other) => JSON.stringify(Object.entries(one).sort()) === JSON.stringify(Object.entries(other).sort());
-// A path that does not change with the name of the package.
-const stable = (path) => path.replace(/^src\/[^/]+/, "src/*");
+const stable = (path) => path.replace(/^(\/?)src\/[^/]+/, "$1src/*"); // The same if the package gets another name.
 
 function say(text, isError = false) {
   const status = byId(dialog.open ? "comparison-status" : "status");
@@ -106,7 +104,7 @@ function updateField({ name, shown, value, message }) {
 
 function readAddress() {
   const isKnown = ([name, value]) => fields.get(name)?.querySelector(`input[id], [value="${CSS.escape(value)}"]`);
-  const entries = [...new URLSearchParams(location.hash.slice(1))];
+  const entries = new URLSearchParams(location.hash.slice(1));
   const { known = [], unknown = [] } = Object.groupBy(entries, (one) => (isKnown(one) ? "known" : "unknown"));
   const listed = unknown.map((one) => one.join("=").slice(0, 60)).join(", ");
   notice = listed && `The address has an unknown question or choice, which is ignored: ${listed}. `;
@@ -122,15 +120,16 @@ const update = latest(preview, "Working …", async (signal, delay) => {
   found.questions.forEach(updateField);
   const wrong = found.questions.filter((one) => one.message).length;
   if (wrong) return say(`${notice}${count(wrong, "answer")} can't work, so there is no new preview.`);
-  current = found;
-  for (const name of ["copier", "make"]) byId(name).textContent = found.commands[name];
   const sides = previous && !same(previous, found.answers) && { before: previous, after: found.answers };
   const { files } = sides ? await ask(signal, "comparisons", sides) : { files: [] };
+  current = found;
+  for (const name of ["copier", "make"]) byId(name).textContent = found.commands[name];
   marks = new Map(files.map((file) => [file.path, file]));
   const change = sides ? ` The last change: ${summary(files)}.` : "";
   say(`${notice}${count(found.files.length, "file")}, ${size(sum(found.files, "size"))}.${change}`);
   const focused = document.activeElement.id;
-  tree.replaceChildren(makeList([...new Set([...found.files.map((file) => file.path), ...marks.keys()])].sort(), ""));
+  const opened = [...tree.querySelectorAll("[open] > summary")].map((one) => stable(one.id));
+  tree.replaceChildren(makeList([...new Set([...found.files.map(({ path }) => path), ...marks.keys()])].sort(), "", opened));
   if (focused.startsWith("/")) byId(focused)?.focus();
   show(selected);
 });
@@ -147,7 +146,7 @@ function badge({ status, added, removed }) {
   return make("span", { className: `badge ${status}` }, status === "changed" ? unseen("changed ") : `${status} `, numbers);
 }
 
-function makeList(paths, prefix) {
+function makeList(paths, prefix, opened) {
   const groups = Map.groupBy(paths, (path) => path.slice(prefix.length).match(/^(src\/)?[^/]+\//)?.[0] ?? "");
   const files = (groups.get("") ?? []).map((path) => {
     const button = make("button", { id: `/${path}`, onclick: () => show(path) }, path.slice(prefix.length));
@@ -160,9 +159,8 @@ function makeList(paths, prefix) {
     const title = make("summary", { id: `/${path}` }, name);
     const marked = inner.filter((one) => marks.has(one)).length;
     if (marked) title.append(make("span", { className: "badge" }, `${marked}`, unseen(" marked")));
-    const details = make("details", { open: opened.has(stable(path)) }, title, makeList(inner, path));
-    details.ontoggle = () => opened[details.open ? "add" : "delete"](stable(path));
-    return make("li", {}, details);
+    const open = opened.includes(stable(title.id));
+    return make("li", {}, make("details", { open }, title, makeList(inner, path, opened)));
   });
   return make("ul", {}, ...folders, ...files);
 }
@@ -238,8 +236,8 @@ const download = latest(byId("download"), "Packing the zip …", async (signal) 
 async function copy({ currentTarget }) {
   const command = byId(currentTarget.value);
   getSelection().selectAllChildren(command);
-  const write = async () => navigator.clipboard.writeText(command.textContent);
-  const isCopied = await write().then(() => true, () => document.execCommand("copy"));
+  const writing = Promise.try(() => navigator.clipboard.writeText(command.textContent));
+  const isCopied = await writing.then(() => true, () => document.execCommand("copy"));
   say(isCopied ? `Copied: ${command.textContent}` : "The browser does not let this page copy. The command is selected.");
 }
 
@@ -253,16 +251,15 @@ const start = latest(preview, "Working …", async (signal) => {
   return update(0);
 });
 
-byId("questions").addEventListener("input", ({ target: { name, value } }) => {
-  if (isNewChange) previous = current.answers;
-  isNewChange = false;
+byId("questions").addEventListener("input", ({ target }) => {
+  if (target !== edited) previous = current.answers;
+  edited = target;
   notice = "";
-  answers[name] = value;
+  answers[target.name] = target.value;
   update(150);
 });
-byId("questions").addEventListener("focusout", () => (isNewChange = true));
-window.addEventListener("hashchange", () => { previous = current.answers; readAddress(); update(0); });
-// A fragment is for answers.
+window.addEventListener("hashchange", () => { [previous, edited] = [current.answers, null]; readAddress(); update(0); });
+// Only answers go into the address.
 byId("skip").addEventListener("click", (event) => { event.preventDefault(); preview.focus(); });
 for (const button of document.querySelectorAll(".commands button")) button.addEventListener("click", copy);
 byId("download").addEventListener("click", download);
