@@ -15,62 +15,55 @@ from projects.template import Release
 
 WEB = Path(__file__).resolve().parent
 CLONE = WEB.parent
-# What Copier reads of this repository.
-READ = ["copier.yml", "CHANGELOG.md", "includes", "template"]
+READ = ["copier.yml", "CHANGELOG.md", "includes", "template"]  # by Copier
 
 
 def main(destination: str, origin: str = "") -> None:
     """Build the service in `destination`; its projects get their updates from `origin`."""
-    service = Path(destination)
-    package = service / "src/start_page"
+    service, package = Path(destination), Path(destination, "src/start_page")
     shutil.copytree(WEB / "projects", package / "projects", ignore=shutil.ignore_patterns("__pycache__"))
-    packed = pack(package / "projects/template.tar.gz", origin or _origin())
+    archive = pack(package / "projects/template.tar.gz", origin or _origin())
+    answers = yaml.safe_load((WEB / "answers.yml").read_text())
     with tempfile.TemporaryDirectory() as folder:
-        answers = yaml.safe_load((WEB / "answers.yml").read_text(encoding="utf-8"))
-        files = Release(packed, Path(folder)).render(answers, math.inf)
-    for path, content, mode in files:
-        (service / path).parent.mkdir(parents=True, exist_ok=True)
-        (service / path).write_bytes(content)
-        (service / path).chmod(mode & 0o777)
+        for path, content, _ in Release(archive, Path(folder)).render(answers, math.inf):
+            (service / path).parent.mkdir(parents=True, exist_ok=True)
+            (service / path).write_bytes(content)
     shutil.copy(WEB / "tests/test_projects.py", service / "tests")
     _insert(package / "app.py", "\n# Yours:\n", "from .projects import routes as projects\n")
     _insert(package / "app.py", "features=[", "projects.feature")
     _insert(package / "app.py", "\n    # Yours:\n", "    app.include_router(projects.router)\n")
-    [copier] = re.findall(r'"copier==.*?"', (CLONE / "pyproject.toml").read_text(encoding="utf-8"))
+    [copier] = re.findall(r'"copier==.*?"', (CLONE / "pyproject.toml").read_text())
     _insert(service / "pyproject.toml", "`uv add` writes below this line.\n", f"    {copier},\n")
     _insert(service / "pyproject.toml", "--dev` writes below this line.\n", '    "types-pygments>=2.19",\n')
 
 
 def pack(archive: Path, origin: str) -> Path:
     """Write the template of the working tree, with its origin and its commit in the header."""
-    # As Copier names it in a project's answers.
     commit = _git("describe", "--tags", "--always") or sys.exit(f"{CLONE} is not a git clone, or has no commit")
     if _git("status", "--porcelain", "--", *READ):
         print(f"Projects will name the commit {commit}, which lacks what you changed in the template", file=sys.stderr)
     names = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *READ).split("\0")
     headers = {"repository": origin, "commit": commit}
     with tarfile.open(archive, "w:gz", format=tarfile.PAX_FORMAT, pax_headers=headers) as tar:
-        for path in sorted(CLONE / name for name in names if name):
-            if path.exists():
-                member = tar.gettarinfo(path, path.relative_to(CLONE))
-                # As git checks it out, whoever cloned this.
-                member.mode = 0o755 if member.mode & 0o100 else 0o644
-                tar.addfile(member, io.BytesIO(path.read_bytes()))
+        for path in sorted(CLONE / name for name in names if name and (CLONE / name).exists()):
+            member = tar.gettarinfo(path, path.relative_to(CLONE))
+            # As git checks it out, whoever cloned this.
+            member.mode = 0o755 if member.mode & 0o100 else 0o644
+            tar.addfile(member, io.BytesIO(path.read_bytes()))
     return archive
 
 
 def _origin() -> str:
-    if origin := _git("remote", "get-url", "origin"):
-        # Without the password that a pipeline clones with.
-        return re.sub(r"^(https?://)[^@/]*@", r"\1", origin)
+    # Without the password that a pipeline clones with.
+    if origin := re.sub(r"^(https?://)[^@/]*@", r"\1", _git("remote", "get-url", "origin")):
+        return origin
     print(f"There is no git remote origin: projects will look for updates in {CLONE}", file=sys.stderr)
     return str(CLONE)
 
 
 def _insert(path: Path, place: str, text: str) -> None:
-    """Write `text` behind `place`, which has to be there once."""
-    before, after = path.read_text(encoding="utf-8").split(place)
-    path.write_text(before + place + text + after, encoding="utf-8")
+    before, after = path.read_text().split(place)
+    path.write_text(before + place + text + after)
 
 
 def _git(*arguments: str) -> str:

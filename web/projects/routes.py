@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
+from copier.errors import UserMessageError
 from fastapi import APIRouter, Body, Depends, HTTPException, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
 from ..chassis import Feature, state_of
 from . import service
-from .service import Projects, RefusedError
-from .template import File, LateError
+from .service import Projects
+from .template import File
 
 FOLDER = Path(__file__).parent
 PAGE = {path.name: path for path in FOLDER.glob("page/*")}
@@ -22,8 +23,7 @@ POLICY = (
 )
 # Else browsers keep what they got from an older release.
 HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
-# Requests at once: of one address, and of all.
-MOST_OF_A_CLIENT, MOST = 16, 100
+MOST_OF_A_CLIENT, MOST = 16, 100  # requests at once
 RETRY_AFTER = {"Retry-After": "1"}
 # Longer than any rule allows, so that Copier's message is seen, and short for a rule to check.
 Text = Annotated[str, Body(max_length=1000)]
@@ -44,9 +44,9 @@ async def admit(request: Request) -> AsyncIterator[Projects]:
     projects.clients[client] += 1
     try:
         yield projects
-    except RefusedError as refused:
+    except UserMessageError as refused:
         raise HTTPException(422, str(refused)) from None
-    except LateError:
+    except TimeoutError:
         raise HTTPException(503, "Other projects took too long", RETRY_AFTER) from None
     finally:
         projects.clients -= Counter([client])
@@ -73,16 +73,15 @@ async def read_questions(projects: ProjectsDep) -> dict[str, Any]:
 @router.post("/v1/previews")
 async def preview(projects: ProjectsDep, answers: Answers) -> Response:
     asked, complete = await projects.ask(answers)
-    refused = any(it["message"] for it in asked)
-    files = [] if refused else await projects.files(complete)
+    files = [] if any(it["message"] for it in asked) else await projects.files(complete)
     commands = projects.commands(asked, complete["project_slug"])
-    body = _encoded({"questions": asked, "commands": commands}, files)
-    return StreamingResponse(body, media_type="application/json")
+    head = orjson.dumps({"questions": asked, "commands": commands})
+    return StreamingResponse(_parts(head, files), media_type="application/json")
 
 
-async def _encoded(head: dict[str, Any], files: list[File]) -> AsyncIterator[bytes]:
-    # In parts, so that slow clients don't fill the memory.
-    yield orjson.dumps(head)[:-1] + b',"files":['
+async def _parts(head: bytes, files: list[File]) -> AsyncIterator[bytes]:
+    """Yield a file at a time, so that slow clients don't fill the memory."""
+    yield head[:-1] + b',"files":['
     for number, (path, content, mode) in enumerate(files):
         file = {"path": path, "size": len(content), "mode": f"{mode:o}", "text": content.decode()}
         yield (b"," if number else b"") + orjson.dumps(file)
@@ -91,8 +90,7 @@ async def _encoded(head: dict[str, Any], files: list[File]) -> AsyncIterator[byt
 
 @router.post("/v1/comparisons")
 async def compare(projects: ProjectsDep, before: Answers, after: Answers) -> dict[str, Any]:
-    _, old = await projects.project(before)
-    _, new = await projects.project(after)
+    (_, old), (_, new) = await projects.project(before), await projects.project(after)
     return {"files": await projects.run(service.compare, old, new)}
 
 
@@ -106,9 +104,8 @@ async def archive(projects: ProjectsDep, answers: Answers) -> Response:
 
 @router.post("/v1/highlights")
 async def highlight(projects: ProjectsDep, answers: Answers, path: Text) -> dict[str, Any]:
-    # Not any text: the lexers take minutes for some.
-    _, files = await projects.project(answers)
-    for file in files:
-        if file.path == path:
-            return {"lines": await projects.run(service.highlight, file)}
-    raise HTTPException(404, "The project has no such file")
+    # Not any text: for some, the lexers take minutes.
+    files = {file.path: file for file in (await projects.project(answers))[1]}
+    if path not in files:
+        raise HTTPException(404, "The project has no such file")
+    return {"lines": await projects.run(service.highlight, files[path])}

@@ -5,56 +5,45 @@ import shlex
 import time
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from difflib import unified_diff
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
-from pygments.lexers import TextLexer, get_lexer_for_filename
+from copier.errors import UserMessageError
+from pygments.lexers import TextLexer, find_lexer_class_for_filename
 from pygments.token import STANDARD_TYPES
-from pygments.util import ClassNotFound
 
-from .template import Answers, File, Release
+from .template import Answers, Asked, File, Release
 
-T = TypeVar("T")
-
-# From a request to the end of its render, those before it included.
-MOST_SECONDS = 30
-# Those that are kept, of at most a megabyte each.
-MOST_RENDERS = 32
-
-
-class RefusedError(Exception):
-    """An answer that the template does not take."""
+MOST_SECONDS = 30  # from a request to the end of its render, those before it included
+MOST_RENDERS = 32  # that are kept, of at most a megabyte each
 
 
 class Projects:
     def __init__(self, release: Release, pool: ThreadPoolExecutor) -> None:
         self.release = release
-        self.pool = pool
-        # The requests of each client.
-        self.clients: Counter[str] = Counter()
+        self.run = partial(asyncio.get_running_loop().run_in_executor, pool)
         # By all answers; the one that was used last comes last.
         self.renders: dict[frozenset[tuple[str, str]], asyncio.Future[list[File]]] = {}
+        self.clients: Counter[str] = Counter()
 
-    async def run(self, job: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, job, *arguments)
-
-    async def ask(self, given: Answers) -> tuple[list[dict[str, Any]], Answers]:
+    async def ask(self, given: Answers) -> tuple[Asked, Answers]:
         for name in given.keys() - set(self.release.names):
             known = ", ".join(self.release.names)
-            raise RefusedError(f"There is no question {name[:80]!r}. Such as: {known}")
+            raise UserMessageError(f"There is no question {name[:80]!r}. Such as: {known}")
         return await self.run(self.release.ask, given)
 
     async def project(self, given: Answers) -> tuple[str, list[File]]:
-        """Return the name and the files of a project; raise RefusedError with Copier's message."""
+        """Return the name and the files of a project; raise UserMessageError with Copier's message."""
         asked, answers = await self.ask(given)
         for message in filter(None, [it["message"] for it in asked]):
-            raise RefusedError(message)
+            raise UserMessageError(message)
         return answers["project_slug"], await self.files(answers)
 
     async def files(self, answers: Answers) -> list[File]:
@@ -70,7 +59,7 @@ class Projects:
         # It goes on if this client goes: others may wait for it too.
         return await asyncio.shield(render)
 
-    def commands(self, asked: list[dict[str, Any]], slug: str) -> dict[str, str]:
+    def commands(self, asked: Asked, slug: str) -> dict[str, str]:
         """Return what writes the same project, for a POSIX shell."""
         data = [f"{it['name']}={it['value']}" for it in asked if it["value"] != it["default"]]
         arguments = ["--defaults", *(part for pair in data for part in ("--data", pair))]
@@ -83,35 +72,31 @@ def compare(before: list[File], after: list[File]) -> list[dict[str, Any]]:
     """Return the files that differ, each with its unified diff."""
     compared = []
     old, new = ({file.path: file.content for file in files} for files in (before, after))
-    for path in sorted(old.keys() | new.keys()):
-        if old.get(path) != new.get(path):
-            status = "added" if path not in old else "changed" if path in new else "removed"
-            left, right = (side.get(path, b"").decode().splitlines() for side in (old, new))
-            lines = [*unified_diff(left, right, f"a/{path}", f"b/{path}", lineterm="")]
-            signs = Counter(line[0] for line in lines[2:])
-            counts = {"added": signs["+"], "removed": signs["-"]}
-            compared.append({"path": path, "status": status, "diff": "\n".join(lines), **counts})
+    for path in sorted(path for path in old | new if old.get(path) != new.get(path)):
+        status = "added" if path not in old else "changed" if path in new else "removed"
+        left, right = (side.get(path, b"").decode().splitlines() for side in (old, new))
+        lines = [*unified_diff(left, right, f"a/{path}", f"b/{path}", lineterm="")]
+        signs = Counter(line[0] for line in lines[2:])
+        counts = {"added": signs["+"], "removed": signs["-"]}
+        compared.append({"path": path, "status": status, "diff": "\n".join(lines), **counts})
     return compared
 
 
 def pack(folder: str, files: list[File]) -> bytes:
     """Return a zip of a folder with the files, without a date."""
-    with BytesIO() as packed:
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in files:
-                member = zipfile.ZipInfo(f"{folder}/{file.path}")
-                member.external_attr = file.mode << 16
-                archive.writestr(member, file.content, zipfile.ZIP_DEFLATED)
-        return packed.getvalue()
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for file in files:
+            member = zipfile.ZipInfo(f"{folder}/{file.path}")
+            member.external_attr = file.mode << 16
+            archive.writestr(member, file.content, zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
 
 
 def highlight(file: File) -> list[list[tuple[str, str]]]:
     """Return the parts of each line, each with its class in the style sheets of Pygments."""
     lines: list[list[tuple[str, str]]] = [[]]
-    try:
-        lexer = get_lexer_for_filename(file.path, stripnl=False, ensurenl=False)
-    except ClassNotFound:
-        lexer = TextLexer(stripnl=False, ensurenl=False)
+    lexer = (find_lexer_class_for_filename(file.path) or TextLexer)(stripnl=False, ensurenl=False)
     for kind, part in lexer.get_tokens(file.content.decode()):
         first, *others = [(STANDARD_TYPES.get(kind, ""), line) for line in part.split("\n")]
         lines[-1].append(first)

@@ -12,6 +12,7 @@ from copier._template import Template
 from copier._user_data import Question
 
 Answers = dict[str, str]
+Asked = list[dict[str, Any]]
 
 
 class File(NamedTuple):
@@ -20,12 +21,8 @@ class File(NamedTuple):
     mode: int
 
 
-class LateError(Exception):
-    """Something did not end before its deadline, a time of `time.monotonic`."""
-
-
 class Copy(Worker):
-    """Copier's worker, which keeps the files that it would write, and does nothing twice."""
+    """Copier's worker; it keeps the files that it would write, and does little more than once."""
 
     files: list[File]
     deadline: float
@@ -34,12 +31,9 @@ class Copy(Worker):
     def answers_relpath(self) -> Path:
         return self.template.answers_relpath
 
-    def _render_string(self, string: str, extra_context: Any = None) -> str:
-        return super()._render_string(string, extra_context) if "{" in string else string
-
     def _render_allowed(self, *path: Any, **written: Any) -> bool:
         if time.monotonic() > self.deadline:
-            raise LateError
+            raise TimeoutError
         if "expected_mode" in written:
             content, mode = written["expected_contents"], written["expected_mode"]
             self.files.append(File(str(*path), content, mode))
@@ -53,7 +47,6 @@ class Release:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
             self.repository, self.commit = tar.pax_headers["repository"], tar.pax_headers["commit"]
-        self.nowhere = folder / "nowhere"
         template = Template(self.repository)
         # What Copier would clone, and ask git for.
         template.__dict__.update(vcs=None, local_abspath=folder.resolve(), commit=self.commit)
@@ -61,23 +54,17 @@ class Release:
         # Those that a person may be asked.
         self.names = [name for name in self.details if self.details[name].get("when") is not False]
         self.prepared: dict[str, Any] = {"template": template}
-        environment: Any = self._worker({}).jinja_env
-        self.prepared["jinja_env"] = environment
+        environment = self.prepared["jinja_env"] = self._worker({}).jinja_env
         # Copier compiles each text anew, and some for each file.
-        environment.from_string = lru_cache(2048)(environment.from_string)
+        environment.__dict__["from_string"] = lru_cache(2048)(environment.from_string)
 
-    def ask(self, given: Answers) -> tuple[list[dict[str, Any]], Answers]:
-        """Return the questions, and the answers to these and to those that Copier derives.
-
-        What Copier refuses gets its message, and counts for no later question.
-        """
-        worker = self._worker({})
-        answers = worker.answers
+    def ask(self, given: Answers) -> tuple[Asked, Answers]:
+        """Return the questions, and all answers; a refused one counts for no later question."""
+        worker, asked = self._worker({}), []
+        answers, environment = worker.answers, worker.jinja_env
         answers.metadata, answers.external = worker.template.metadata, worker._external_data()
-        asked = []
         for name, details in self.details.items():
-            context = worker._render_context()
-            question = Question(name, answers, context, worker.jinja_env, **details)
+            question = Question(name, answers, worker._render_context(), environment, **details)
             shown, default, message = question.get_when(), "", None
             if not shown:
                 answers.hide(name)
@@ -98,7 +85,7 @@ class Release:
         return [it for it in asked if it["name"] in self.names], dict(answers.user)
 
     def render(self, answers: Answers, deadline: float) -> list[File]:
-        """Return a project's files; raise ValueError for an answer that Copier refuses."""
+        """Return the files; raise ValueError for a refused answer, TimeoutError if it is late."""
         worker = self._worker(answers)
         worker.files, worker.deadline = [], deadline
         worker.run_copy()
@@ -106,6 +93,6 @@ class Release:
 
     def _worker(self, answers: Answers) -> Copy:
         options: Any = {"defaults": True, "quiet": True, "settings": SettingsModel()}
-        worker = Copy(self.repository, self.nowhere, data=answers, **options)
+        worker = Copy(self.repository, Path("nowhere"), data=answers, **options)
         worker.__dict__.update(self.prepared)
         return worker
