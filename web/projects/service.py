@@ -101,7 +101,7 @@ def highlight(file: File) -> list[list[tuple[str, str]]]:
         first, *others = [(STANDARD_TYPES.get(kind, ""), line) for line in part.split("\n")]
         lines[-1].append(first)
         lines += [[other] for other in others]
-    return lines
+    return [[part for part in line if part[1]] for line in lines]
 
 
 @asynccontextmanager

@@ -66,8 +66,6 @@ class Release:
         for name, details in self.details.items():
             question = Question(name, answers, worker._render_context(), environment, **details)
             shown, default, message = question.get_when(), "", None
-            if not shown:
-                answers.hide(name)
             try:
                 answer = default = question.get_default()
                 if name in given:
@@ -80,8 +78,8 @@ class Release:
             text, hint = question.render_value(question.help), question.get_placeholder()
             about = {"name": name, "type": question.get_type_name(), "help": text}
             about |= {"placeholder": hint, "choices": choices or None, "shown": shown}
-            value = given.get(name, default)
-            asked.append({**about, "default": default, "value": value, "message": message})
+            about |= {"default": default, "value": given.get(name, default), "message": message}
+            asked.append(about)
         return [it for it in asked if it["name"] in self.names], dict(answers.user)
 
     def render(self, answers: Answers, deadline: float) -> list[File]:
