@@ -234,6 +234,11 @@ def test_a_comparison_leads_from_one_project_to_the_other(start_page: str, rende
     assert len(changed) > 5
 
 
+def test_it_stays_a_domain_and_no_second_product() -> None:
+    sources = [path for path in (ROOT / "web").rglob("*.*") if path.suffix in (".py", ".yml", ".html", ".js", ".css")]
+    assert 500 < sum(len(path.read_text().splitlines()) for path in sources if "tests" not in path.parts) <= 800
+
+
 @pytest.mark.usefixtures("one_environment")
 def test_its_own_checks_pass_with_full_coverage(start_page_project: Path, tmp_path: Path) -> None:
     """The chassis's tests are the same in every project."""
