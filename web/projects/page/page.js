@@ -171,24 +171,23 @@ const show = latest(code, "", async (signal, path) => {
   if (stable(selected) !== stable(file.path)) code.scrollTo(0, 0);
   selected = file.path;
   for (const button of tree.querySelectorAll("button")) button.ariaCurrent = button.id === `/${selected}` ? "true" : null;
-  const mark = marks.get(selected);
-  byId("path").textContent = selected;
-  byId("about").replaceChildren(size(file.size), file.mode === "100755" ? ", executable " : " ", mark ? badge(mark) : "");
-  const [text, key] = [file.text, `${selected}\n${file.text}`];
+  const key = `${selected}\n${file.text}`;
+  const isNew = file.text && !highlighted.has(key);
   try {
-    if (text && !highlighted.has(key)) {
-      highlighted.set(key, (await ask(signal, "highlights", { answers: current.answers, path: selected })).lines);
-    }
+    if (isNew) highlighted.set(key, (await ask(signal, "highlights", { answers: current.answers, path: selected })).lines);
   } finally {
-    if (!signal.aborted) drawCode(highlighted.get(key) ?? text.split("\n").map((line) => [["", line]]), mark?.diff ?? "");
+    if (!signal.aborted) drawFile(file, highlighted.get(key) ?? file.text.split("\n").map((line) => [["", line]]));
   }
 });
 
-/** Draw the lines of a file, with those that `diff` adds marked, and those that it removes between them. */
-function drawCode(lines, diff) {
+/** Draw a file, with the lines marked that the last change added, and those that it removed between them. */
+function drawFile(file, lines) {
+  const mark = marks.get(file.path);
+  byId("path").textContent = file.path;
+  byId("about").replaceChildren(size(file.size), file.mode === "100755" ? ", executable " : " ", mark ? badge(mark) : "");
   const [added, removed] = [new Set(), new Map()];
   let number = 0;
-  for (const line of diff.split("\n").slice(2)) {
+  for (const line of mark?.diff.split("\n").slice(2) ?? []) {
     const hunk = line.match(/^@@ -\S+ \+(\d+)/);
     if (hunk) number = Number(hunk[1]);
     else if (line[0] === "-") removed.set(number, [...(removed.get(number) ?? []), line.slice(1)]);
@@ -252,7 +251,7 @@ const start = latest(preview, "Working …", async (signal) => {
 });
 
 byId("questions").addEventListener("input", ({ target }) => {
-  if (target !== edited) previous = current.answers;
+  if (target !== edited) previous = current.files.length ? current.answers : null;
   edited = target;
   notice = "";
   answers[target.name] = target.value;
