@@ -195,10 +195,10 @@ function drawFile(file, lines) {
     else number++;
   }
   const shown = lines.at(-1).some(([, text]) => text) ? lines : lines.slice(0, -1);
-  const rows = [[], ...shown].flatMap((tokens, row) => {
+  const rows = [null, ...shown, null].flatMap((tokens, row) => {
     const gone = (removed.get(row) ?? []).map((text) => make("del", {}, `${text}\n`));
-    const parts = tokens.map(([kind, text]) => make("span", { className: kind }, text));
-    return row ? [...gone, make(added.has(row) ? "ins" : "span", {}, ...parts, "\n")] : gone;
+    const parts = tokens?.map(([kind, text]) => make("span", { className: kind }, text));
+    return parts ? [...gone, make(added.has(row) ? "ins" : "span", {}, ...parts, "\n")] : gone;
   });
   code.replaceChildren(make("code", {}, ...rows));
 }
