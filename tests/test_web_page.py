@@ -179,20 +179,34 @@ def test_with_the_keyboard_alone_a_refusal_is_read_and_corrected(visit: Open, te
     assert focused() == "/src/desk/app.py"
 
 
-def test_a_preview_follows_the_last_keystroke(visit: Open) -> None:
+def test_a_preview_follows_the_last_keystroke(visit: Open, start_page: str) -> None:
     page = visit()
     settled(page)
-    field, title = page.locator("#project_name"), page.locator("#code ins").first
-    seconds = []
-    for name in ("Ant", "Bee", "Cow", "Dog", "Eel"):
-        field.fill("")
-        field.press_sequentially(name, delay=20)
+
+    def asked(name: str) -> float:
+        """Return the seconds that the service alone takes for what the page needs."""
+        started = time.perf_counter()
+        answers = {"project_name": name}
+        for path, body in (
+            ("previews", {"answers": answers}),
+            ("comparisons", {"before": {}, "after": answers}),
+            ("highlights", {"answers": answers, "path": "README.md"}),
+        ):
+            assert page.request.post(f"{start_page}/v1/{path}", data=body).ok
+        return time.perf_counter() - started
+
+    def seen(name: str) -> float:
+        page.locator("#project_name").fill("")
+        page.locator("#project_name").press_sequentially(name, delay=20)
         typed = time.perf_counter()
-        expect(title).to_contain_text(f"# {name}")
-        seconds.append(time.perf_counter() - typed)
-    print(f"from the last keystroke to the preview: {sorted(seconds)} s")
-    # It aims at 0.3 s; these machines share their cores with other tests.
-    assert min(seconds) < 1.5
+        expect(page.locator("#code ins").first).to_contain_text(f"# {name}")
+        return time.perf_counter() - typed
+
+    served = min(map(asked, ("Ape", "Bat", "Cat")))
+    seconds = min(map(seen, ("Ant", "Bee", "Cow", "Dog", "Eel")))
+    print(f"from the last keystroke to the preview: {seconds:.2f} s, of which the service takes {served:.2f} s")
+    # It aims at 0.3 s on a machine of its own; tests share theirs.
+    assert seconds < 0.6 + 3 * served
 
 
 def test_a_file_is_shown_with_its_syntax(visit: Open, render: Any) -> None:

@@ -1,12 +1,12 @@
 // Asks the questions of copier.yml, previews what the answers give, and hands it over.
 const byId = (id) => document.getElementById(id);
 const [preview, tree, code, dialog] = ["preview", "tree", "code", "comparison"].map(byId);
-const [fields, highlighted] = [new Map(), new Map()];
+const fieldOf = (name) => byId(name)?.closest(".field");
+const highlighted = new Map();
 let answers = {}; // Those that were given.
 let notice = ""; // About the address.
 let current = { answers: {}, files: [] }; // The last preview that works.
-let previous = null; // The answers before the last change.
-let edited = null; // The input of that change.
+let [previous, edited] = [null, null]; // The answers before the last change, and its input.
 let marks = new Map(); // What that change did to files, by path.
 let selected = "README.md";
 
@@ -25,8 +25,7 @@ const same = (one, other) => JSON.stringify(Object.entries(one).sort()) === JSON
 const stable = (path) => path.replace(/^(\/?)src\/[^/]+/, "$1src/*"); // The same if the package gets another name.
 
 function say(text, isError = false) {
-  const status = byId(dialog.open ? "comparison-status" : "status");
-  Object.assign(status, { textContent: text, className: isError ? "error" : "" });
+  Object.assign(byId(dialog.open ? "comparison-status" : "status"), { textContent: text, className: isError ? "error" : "" });
   if (!dialog.open) byId("again").hidden = !isError;
 }
 
@@ -48,9 +47,8 @@ async function ask(signal, path, body, read = (response) => response.json()) {
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   for (let isFirst = true; ; isFirst = false) {
     signal.throwIfAborted();
-    const response = await fetch(`v1/${path}`, { ...(body && post), signal }).catch(() => {
-      throw new Error("The service can't be reached. What you see is the last preview.");
-    });
+    const response = await fetch(`v1/${path}`, { ...(body && post), signal }).catch(() => null);
+    if (!response) throw new Error("The service can't be reached. What you see is the last preview.");
     if (response.ok) return read(response);
     const { detail } = await response.json().catch(() => ({}));
     const isBusy = [429, 503].includes(response.status);
@@ -89,7 +87,7 @@ function makeField({ name, help, placeholder, choices }) {
 }
 
 function updateField({ name, shown, value, message }) {
-  const field = fields.get(name);
+  const field = fieldOf(name);
   const isLeft = !shown && field.contains(document.activeElement);
   if (isLeft) field.previousElementSibling.querySelector("input:checked, input[id]").focus();
   field.hidden = !shown;
@@ -103,7 +101,7 @@ function updateField({ name, shown, value, message }) {
 }
 
 function readAddress() {
-  const isKnown = ([name, value]) => fields.get(name)?.querySelector(`input[id], [value="${CSS.escape(value)}"]`);
+  const isKnown = ([name, value]) => fieldOf(name)?.querySelector(`input[id], [value="${CSS.escape(value)}"]`);
   const entries = new URLSearchParams(location.hash.slice(1));
   const { known = [], unknown = [] } = Object.groupBy(entries, (one) => (isKnown(one) ? "known" : "unknown"));
   const listed = unknown.map((one) => one.join("=").slice(0, 60)).join(", ");
@@ -140,7 +138,6 @@ function summary(files) {
   return parts.map((status) => `${count(byStatus[status].length, "file")} ${status}`).join(", ") || "no file differs";
 }
 
-/** Return what the mark of a file says, such as +3 −1. */
 function badge({ status, added, removed }) {
   const numbers = [added && `+${added}`, removed && `−${removed}`].filter(Boolean).join(" ");
   return make("span", { className: `badge ${status}` }, status === "changed" ? unseen("changed ") : `${status} `, numbers);
@@ -206,7 +203,7 @@ function drawFile(file, lines) {
 const compare = latest(dialog, "Working …", async (signal, name, value) => {
   byId("comparison-title").replaceChildren("What does ", make("code", {}, `${name}=${value}`), " change?");
   byId("differences").replaceChildren();
-  const radio = fields.get(name).querySelector(`[value="${value}"]`);
+  const radio = fieldOf(name).querySelector(`[value="${value}"]`);
   byId("choose").onclick = () => { dialog.close(); radio.focus(); radio.click(); };
   dialog.showModal();
   say("");
@@ -235,16 +232,15 @@ const download = latest(byId("download"), "Packing the zip …", async (signal) 
 async function copy({ currentTarget }) {
   const command = byId(currentTarget.value);
   getSelection().selectAllChildren(command);
-  const writing = Promise.try(() => navigator.clipboard.writeText(command.textContent));
-  const isCopied = await writing.then(() => true, () => document.execCommand("copy"));
+  const write = Promise.try(() => navigator.clipboard.writeText(command.textContent)).then(() => true);
+  const isCopied = await write.catch(() => document.execCommand("copy"));
   say(isCopied ? `Copied: ${command.textContent}` : "The browser does not let this page copy. The command is selected.");
 }
 
 const start = latest(preview, "Working …", async (signal) => {
   const { release, questions } = await ask(signal, "questions");
   byId("release").textContent = `Release ${release}.`;
-  for (const question of questions) fields.set(question.name, makeField(question));
-  byId("questions").append(...fields.values());
+  byId("questions").append(...questions.map(makeField));
   for (const question of questions) updateField({ ...question, value: question.default });
   readAddress();
   return update(0);
@@ -255,12 +251,11 @@ byId("questions").addEventListener("input", ({ target }) => {
   edited = target;
   notice = "";
   answers[target.name] = target.value;
-  update(150);
+  update(100);
 });
 window.addEventListener("hashchange", () => { [previous, edited] = [current.answers, null]; readAddress(); update(0); });
-// Only answers go into the address.
 byId("skip").addEventListener("click", (event) => { event.preventDefault(); preview.focus(); });
 for (const button of document.querySelectorAll(".commands button")) button.addEventListener("click", copy);
 byId("download").addEventListener("click", download);
-byId("again").addEventListener("click", () => (fields.size ? update(0) : start()));
+byId("again").addEventListener("click", () => (document.querySelector(".field") ? update(0) : start()));
 start();
