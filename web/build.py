@@ -1,7 +1,6 @@
 """`make web`: render this clone's template, and add the folder `projects` as an owner would."""
 
 import io
-import math
 import re
 import shutil
 import subprocess
@@ -13,22 +12,21 @@ from pathlib import Path
 import yaml
 from projects.template import Release
 
-WEB = Path(__file__).resolve().parent
-CLONE = WEB.parent
+CLONE = Path(__file__).resolve().parent.parent
 READ = ["copier.yml", "CHANGELOG.md", "includes", "template"]  # by Copier
 
 
 def main(destination: str, origin: str = "") -> None:
     """Build the service in `destination`; its projects get their updates from `origin`."""
     service, package = Path(destination), Path(destination, "src/start_page")
-    shutil.copytree(WEB / "projects", package / "projects", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CLONE / "web/projects", package / "projects", ignore=shutil.ignore_patterns("__pycache__"))
     archive = pack(package / "projects/template.tar.gz", origin or _origin())
-    answers = yaml.safe_load((WEB / "answers.yml").read_text())
+    answers = yaml.safe_load((CLONE / "web/answers.yml").read_text())
     with tempfile.TemporaryDirectory() as folder:
-        for path, content, _ in Release(archive, Path(folder)).render(answers, math.inf):
+        for path, content, _ in Release(archive, Path(folder)).render(answers, float("inf")):
             (service / path).parent.mkdir(parents=True, exist_ok=True)
             (service / path).write_bytes(content)
-    shutil.copy(WEB / "tests/test_projects.py", service / "tests")
+    shutil.copy(CLONE / "web/tests/test_projects.py", service / "tests")
     _insert(package / "app.py", "\n# Yours:\n", "from .projects import routes as projects\n")
     _insert(package / "app.py", "features=[", "projects.feature")
     _insert(package / "app.py", "\n    # Yours:\n", "    app.include_router(projects.router)\n")
@@ -43,12 +41,10 @@ def pack(archive: Path, origin: str) -> Path:
     if _git("status", "--porcelain", "--", *READ):
         print(f"Projects will name the commit {commit}, which lacks what you changed in the template", file=sys.stderr)
     names = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *READ).split("\0")
-    headers = {"repository": origin, "commit": commit}
-    with tarfile.open(archive, "w:gz", format=tarfile.PAX_FORMAT, pax_headers=headers) as tar:
+    with tarfile.open(archive, "w:gz", pax_headers={"repository": origin, "commit": commit}) as tar:
         for path in sorted(CLONE / name for name in names if name and (CLONE / name).exists()):
             member = tar.gettarinfo(path, path.relative_to(CLONE))
-            # As git checks it out, whoever cloned this.
-            member.mode = 0o755 if member.mode & 0o100 else 0o644
+            member.mode = 0o755 if member.mode & 0o100 else 0o644  # whatever the umask was
             tar.addfile(member, io.BytesIO(path.read_bytes()))
     return archive
 

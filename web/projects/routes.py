@@ -12,7 +12,6 @@ from fastapi.responses import FileResponse, StreamingResponse
 
 from ..chassis import Feature, state_of
 from . import service
-from .service import Projects
 from .template import File
 
 FOLDER = Path(__file__).parent
@@ -33,9 +32,9 @@ router = APIRouter(tags=["projects"])
 feature = Feature(name="projects", lifespan=lambda _: service.opened(FOLDER / "template.tar.gz"))
 
 
-async def admit(request: Request) -> AsyncIterator[Projects]:
+async def admit(request: Request) -> AsyncIterator[service.Projects]:
     """Yield the projects to a client that does not ask for too many at once."""
-    projects = state_of(request, Projects)
+    projects = state_of(request, service.Projects)
     client = request.client.host if request.client else ""
     if projects.clients[client] >= MOST_OF_A_CLIENT:
         raise HTTPException(429, f"At most {MOST_OF_A_CLIENT} requests at once", RETRY_AFTER)
@@ -52,7 +51,7 @@ async def admit(request: Request) -> AsyncIterator[Projects]:
         projects.clients -= Counter([client])
 
 
-ProjectsDep = Annotated[Projects, Depends(admit)]
+ProjectsDep = Annotated[service.Projects, Depends(admit)]
 
 
 @router.get("/", include_in_schema=False)
@@ -91,7 +90,7 @@ async def _parts(head: bytes, files: list[File]) -> AsyncIterator[bytes]:
 @router.post("/v1/comparisons")
 async def compare(projects: ProjectsDep, before: Answers, after: Answers) -> dict[str, Any]:
     (_, old), (_, new) = await projects.project(before), await projects.project(after)
-    return {"files": await projects.run(service.compare, old, new)}
+    return {"files": await projects.run(lambda: [*service.compare(old, new)])}
 
 
 @router.post("/v1/archives")

@@ -5,7 +5,7 @@ import shlex
 import time
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from difflib import unified_diff
@@ -19,7 +19,7 @@ from copier.errors import UserMessageError
 from pygments.lexers import TextLexer, find_lexer_class_for_filename
 from pygments.token import STANDARD_TYPES
 
-from .template import Answers, Asked, File, Release
+from .template import Answers, File, Release
 
 MOST_SECONDS = 30  # from a request to the end of its render, those before it included
 MOST_RENDERS = 32  # that are kept, of at most a megabyte each
@@ -33,7 +33,7 @@ class Projects:
         self.renders: dict[frozenset[tuple[str, str]], asyncio.Future[list[File]]] = {}
         self.clients: Counter[str] = Counter()
 
-    async def ask(self, given: Answers) -> tuple[Asked, Answers]:
+    async def ask(self, given: Answers) -> tuple[list[dict[str, Any]], Answers]:
         for name in given.keys() - set(self.release.names):
             known = ", ".join(self.release.names)
             raise UserMessageError(f"There is no question {name[:80]!r}. Such as: {known}")
@@ -59,7 +59,7 @@ class Projects:
         # It goes on if this client goes: others may wait for it too.
         return await asyncio.shield(render)
 
-    def commands(self, asked: Asked, slug: str) -> dict[str, str]:
+    def commands(self, asked: list[dict[str, Any]], slug: str) -> dict[str, str]:
         """Return what writes the same project, for a POSIX shell."""
         data = [f"{it['name']}={it['value']}" for it in asked if it["value"] != it["default"]]
         arguments = ["--defaults", *(part for pair in data for part in ("--data", pair))]
@@ -68,9 +68,8 @@ class Projects:
         return {"copier": shlex.join([*copier, self.release.repository, slug]), "make": make}
 
 
-def compare(before: list[File], after: list[File]) -> list[dict[str, Any]]:
-    """Return the files that differ, each with its unified diff."""
-    compared = []
+def compare(before: list[File], after: list[File]) -> Iterator[dict[str, Any]]:
+    """Yield the files that differ, each with its unified diff."""
     old, new = ({file.path: file.content for file in files} for files in (before, after))
     for path in sorted(path for path in old | new if old.get(path) != new.get(path)):
         status = "added" if path not in old else "changed" if path in new else "removed"
@@ -78,8 +77,7 @@ def compare(before: list[File], after: list[File]) -> list[dict[str, Any]]:
         lines = [*unified_diff(left, right, f"a/{path}", f"b/{path}", lineterm="")]
         signs = Counter(line[0] for line in lines[2:])
         counts = {"added": signs["+"], "removed": signs["-"]}
-        compared.append({"path": path, "status": status, "diff": "\n".join(lines), **counts})
-    return compared
+        yield {"path": path, "status": status, "diff": "\n".join(lines), **counts}
 
 
 def pack(folder: str, files: list[File]) -> bytes:

@@ -12,7 +12,6 @@ from copier._template import Template
 from copier._user_data import Question
 
 Answers = dict[str, str]
-Asked = list[dict[str, Any]]
 
 
 class File(NamedTuple):
@@ -41,7 +40,7 @@ class Copy(Worker):
 
 
 class Release:
-    """A release of the template: what `build.py` packed into `archive`, unpacked into `folder`."""
+    """The template that `build.py` packed into `archive`; `names` are those that a person is asked."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as tar:
@@ -51,14 +50,13 @@ class Release:
         # What Copier would clone, and ask git for.
         template.__dict__.update(vcs=None, local_abspath=folder.resolve(), commit=self.commit)
         self.details = template.questions_data
-        # Those that a person may be asked.
         self.names = [name for name in self.details if self.details[name].get("when") is not False]
         self.prepared: dict[str, Any] = {"template": template}
         environment = self.prepared["jinja_env"] = self._worker({}).jinja_env
         # Copier compiles each text anew, and some for each file.
         environment.__dict__["from_string"] = lru_cache(2048)(environment.from_string)
 
-    def ask(self, given: Answers) -> tuple[Asked, Answers]:
+    def ask(self, given: Answers) -> tuple[list[dict[str, Any]], Answers]:
         """Return the questions, and all answers; a refused one counts for no later question."""
         worker, asked = self._worker({}), []
         answers, environment = worker.answers, worker.jinja_env
@@ -75,22 +73,20 @@ class Release:
                 answer, message = default, str(refused)
             answers.user[name] = answer
             choices = [{"value": it.value, "label": it.title} for it in question._formatted_choices]
-            text, hint = question.render_value(question.help), question.get_placeholder()
-            about = {"name": name, "type": question.get_type_name(), "help": text}
-            about |= {"placeholder": hint, "choices": choices or None, "shown": shown}
-            about |= {"default": default, "value": given.get(name, default), "message": message}
-            asked.append(about)
+            about = {"name": name, "type": question.get_type_name(), "choices": choices or None}
+            about |= {"help": question.render_value(question.help), "shown": shown}
+            about |= {"placeholder": question.get_placeholder(), "default": default}
+            asked.append({**about, "value": given.get(name, default), "message": message})
         return [it for it in asked if it["name"] in self.names], dict(answers.user)
 
     def render(self, answers: Answers, deadline: float) -> list[File]:
         """Return the files; raise ValueError for a refused answer, TimeoutError if it is late."""
-        worker = self._worker(answers)
-        worker.files, worker.deadline = [], deadline
+        worker = self._worker(answers, deadline)
         worker.run_copy()
         return sorted(worker.files)
 
-    def _worker(self, answers: Answers) -> Copy:
+    def _worker(self, answers: Answers, deadline: float = 0) -> Copy:
         options: Any = {"defaults": True, "quiet": True, "settings": SettingsModel()}
         worker = Copy(self.repository, Path("nowhere"), data=answers, **options)
-        worker.__dict__.update(self.prepared)
+        worker.__dict__.update(self.prepared, files=[], deadline=deadline)
         return worker
