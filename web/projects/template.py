@@ -28,6 +28,7 @@ class Copy(Worker):
 
     @property
     def answers_relpath(self) -> Path:
+        # Copier renders it for each part of each path.
         return self.template.answers_relpath
 
     def _render_allowed(self, *path: Any, **written: Any) -> bool:
@@ -40,7 +41,7 @@ class Copy(Worker):
 
 
 class Release:
-    """The template that `build.py` packed into `archive`; `names` are those that a person is asked."""
+    """A release of the template: what `build.py` packed into `archive`, unpacked into `folder`."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as tar:
@@ -50,6 +51,7 @@ class Release:
         # What Copier would clone, and ask git for.
         template.__dict__.update(vcs=None, local_abspath=folder.resolve(), commit=self.commit)
         self.details = template.questions_data
+        # Those that a person may be asked.
         self.names = [name for name in self.details if self.details[name].get("when") is not False]
         self.prepared: dict[str, Any] = {"template": template}
         environment = self.prepared["jinja_env"] = self._worker({}).jinja_env
@@ -73,8 +75,8 @@ class Release:
                 answer, message = default, str(refused)
             answers.user[name] = answer
             choices = [{"value": it.value, "label": it.title} for it in question._formatted_choices]
-            about = {"name": name, "type": question.get_type_name(), "choices": choices or None}
-            about |= {"help": question.render_value(question.help), "shown": shown}
+            about: dict[str, Any] = {"name": name, "type": question.get_type_name(), "shown": shown}
+            about |= {"help": question.render_value(question.help), "choices": choices or None}
             about |= {"placeholder": question.get_placeholder(), "default": default}
             asked.append({**about, "value": given.get(name, default), "message": message})
         return [it for it in asked if it["name"] in self.names], dict(answers.user)
