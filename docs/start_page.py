@@ -37,7 +37,7 @@ def photograph(address: str) -> None:
         page.mouse.move(0, 0)
         drawn = Image.open(io.BytesIO(page.screenshot()))
     # A third of the size, and nobody sees it.
-    drawn.convert("RGB").quantize(192).save(PICTURE, optimize=True)
+    drawn.convert("RGB").quantize(192, Image.Quantize.MAXCOVERAGE).save(PICTURE, optimize=True)
 
 
 def main() -> None:
