@@ -1,5 +1,6 @@
 """The page and its API."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -51,7 +52,16 @@ async def admit(request: Request) -> AsyncIterator[service.Projects]:
         projects.clients -= Counter([client])
 
 
-ProjectsDep = Annotated[service.Projects, Depends(admit)]
+Admitted = Annotated[service.Projects, Depends(admit)]
+
+
+async def within_time(projects: Admitted) -> AsyncIterator[service.Projects]:
+    """Stop a request that takes too long; sending its response may take longer."""
+    async with asyncio.timeout(service.MOST_SECONDS):
+        yield projects
+
+
+ProjectsDep = Annotated[service.Projects, Depends(within_time, scope="function")]
 
 
 @router.get("/", include_in_schema=False)

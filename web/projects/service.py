@@ -21,7 +21,7 @@ from pygments.token import STANDARD_TYPES
 
 from .template import Answers, File, Release
 
-MOST_SECONDS = 30  # from a request to the end of its render, those before it included
+MOST_SECONDS = 30  # for a request, and for a render, which others may wait for
 MOST_RENDERS = 32  # that are kept, of at most a megabyte each
 
 
@@ -34,16 +34,16 @@ class Projects:
         self.clients: Counter[str] = Counter()
 
     async def ask(self, given: Answers) -> tuple[list[dict[str, Any]], Answers]:
-        for name in given.keys() - set(self.release.names):
+        if unknown := [name for name in given if name not in self.release.names]:
             known = ", ".join(self.release.names)
-            raise UserMessageError(f"There is no question {name[:80]!r}. Such as: {known}")
+            raise UserMessageError(f"There is no question {unknown[0][:80]!r}. Such as: {known}")
         return await self.run(self.release.ask, given)
 
     async def project(self, given: Answers) -> tuple[str, list[File]]:
         """Return the name and the files of a project; raise UserMessageError with Copier's message."""
         asked, answers = await self.ask(given)
-        for message in filter(None, [it["message"] for it in asked]):
-            raise UserMessageError(message)
+        if messages := [it["message"] for it in asked if it["message"]]:
+            raise UserMessageError(messages[0])
         return answers["project_slug"], await self.files(answers)
 
     async def files(self, answers: Answers) -> list[File]:

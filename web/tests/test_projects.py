@@ -144,15 +144,25 @@ def test_too_many_requests_at_once_are_refused(
     assert {response.status_code for response in at_once(client, 8)} == {200}
 
 
-def test_a_render_that_takes_too_long_is_a_503_and_is_tried_again(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_request_that_takes_too_long_is_a_503_and_works_later(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
+    answers = {"project_name": f"Late {kept}"}
+    if kept:
+        preview(client, **answers)
     monkeypatch.setattr(service, "MOST_SECONDS", -1)
-    late = client.post("/v1/archives", json={"answers": {"project_name": "Late"}})
+    late = client.post("/v1/archives", json={"answers": answers})
     assert late.status_code == 503
     assert late.headers["retry-after"] == "1"
     monkeypatch.undo()
-    assert preview(client, project_name="Late")["files"]
+    assert preview(client, **answers)["files"]
+
+
+def test_a_render_stops_at_its_deadline(client: TestClient) -> None:
+    projects = client.app.states[service.Projects]  # type: ignore[attr-defined]
+    with pytest.raises(TimeoutError):
+        projects.release.render({}, deadline=0)
 
 
 def test_only_the_renders_that_were_used_last_are_kept(
