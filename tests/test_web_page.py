@@ -317,7 +317,8 @@ def test_an_address_shares_the_answers(visit: Open) -> None:
 
 
 @pytest.mark.parametrize(
-    "fragment", ["#database=oracle", "#preview", "#colour=<img src=x>", "#%E0%A4%A&&=&__proto__=1"]
+    "fragment",
+    ["#database=oracle", "#preview", "#colour=<img src=x>", "#%E0%A4%A&&=&__proto__=1", "#project_name-hint=1"],
 )
 def test_a_wrong_address_gives_a_sentence(visit: Open, fragment: str) -> None:
     page = visit(fragment + "&license=MIT")
@@ -358,6 +359,16 @@ def test_the_project_in_the_zip_passes_its_checks(visit: Open, tmp_path: Path) -
     project = tmp_path / "order-desk"
     commit(project, "Unzipped")
     make_check(project, features_only(project))
+
+
+def test_a_zip_has_the_answers_of_which_the_preview_is_not_there_yet(visit: Open) -> None:
+    page = visit()
+    settled(page)
+    page.route("**/v1/previews", lambda route: None)
+    page.locator("#project_name").fill("Order Desk")
+    with page.expect_download() as started:
+        page.get_by_role("button", name="Download the zip").click()
+    assert started.value.suggested_filename == "order-desk.zip"
 
 
 def test_a_zip_of_answers_that_are_refused_leads_to_the_question(visit: Open) -> None:

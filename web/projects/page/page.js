@@ -1,7 +1,7 @@
 // Asks the questions of copier.yml, previews what the answers give, and hands it over.
 const byId = (id) => document.getElementById(id);
 const [preview, tree, code, dialog] = ["preview", "tree", "code", "comparison"].map(byId);
-const fieldOf = (name) => byId(name)?.closest(".field");
+const fieldOf = (name) => document.getElementsByName(name)[0]?.closest(".field");
 const highlighted = new Map();
 let answers = {}; // Those that were given.
 let notice = ""; // About the address.
@@ -215,13 +215,13 @@ const compare = latest(dialog, "Working …", async (signal, name, value) => {
     const diff = make("pre", { tabIndex: 0, role: "group", ariaLabel: file.path }, make("code", {}, ...lines));
     return make("details", {}, make("summary", {}, file.path, badge(file)), diff);
   }));
-  say(`${summary(files)}: ${count(sum(files, "added"), "line")} more, ${count(sum(files, "removed"), "line")} less.`);
+  say(`${summary(files)}: ${count(sum(files, "added"), "line")} added, ${count(sum(files, "removed"), "line")} removed.`);
 });
 
 const download = latest(byId("download"), "Packing the zip …", async (signal) => {
   const invalid = document.querySelector("[aria-invalid=true]");
   if (invalid) return (invalid.querySelector("input:checked") ?? invalid).focus();
-  const response = await ask(signal, "archives", { answers: current.answers }, (given) => given);
+  const response = await ask(signal, "archives", { answers }, (given) => given); // Not those of the last preview: it may be late.
   const [, name] = response.headers.get("Content-Disposition").match(/filename="(.*?)"/);
   const link = make("a", { download: name, href: URL.createObjectURL(await response.blob()) });
   link.click();
