@@ -21,7 +21,7 @@ class File(NamedTuple):
 
 
 class Copy(Worker):
-    """Copier's worker; it keeps the files that it would write, and does little more than once."""
+    """Copier's worker; it keeps the files that it would write, and renders only what needs it."""
 
     files: list[File]
     deadline: float
@@ -30,6 +30,9 @@ class Copy(Worker):
     def answers_relpath(self) -> Path:
         # Copier renders it for each part of each path.
         return self.template.answers_relpath
+
+    def _render_string(self, string: str, extra_context: Any = None) -> str:
+        return super()._render_string(string, extra_context) if "{" in string else string
 
     def _render_allowed(self, *path: Any, **written: Any) -> bool:
         if time.monotonic() > self.deadline:
