@@ -52,10 +52,9 @@ async def admit(request: Request) -> AsyncIterator[service.Projects]:
         projects.clients -= Counter([client])
 
 
-Admitted = Annotated[service.Projects, Depends(admit)]
-
-
-async def within_time(projects: Admitted) -> AsyncIterator[service.Projects]:
+async def within_time(
+    projects: Annotated[service.Projects, Depends(admit)],
+) -> AsyncIterator[service.Projects]:
     """Stop a request that takes too long; sending its response may take longer."""
     async with asyncio.timeout(service.MOST_SECONDS):
         yield projects

@@ -28,8 +28,7 @@ class Copy(Worker):
 
     @property
     def answers_relpath(self) -> Path:
-        # Copier renders it for each part of each path.
-        return self.template.answers_relpath
+        return self.template.answers_relpath  # Copier renders it for each part of a path
 
     def _render_string(self, string: str, extra_context: Any = None) -> str:
         return super()._render_string(string, extra_context) if "{" in string else string
@@ -54,7 +53,6 @@ class Release:
         # What Copier would clone, and ask git for.
         template.__dict__.update(vcs=None, local_abspath=folder.resolve(), commit=self.commit)
         self.details = template.questions_data
-        # Those that a person may be asked.
         self.names = [name for name in self.details if self.details[name].get("when") is not False]
         self.prepared: dict[str, Any] = {"template": template}
         environment = self.prepared["jinja_env"] = self._worker({}).jinja_env
