@@ -226,7 +226,7 @@ const download = latest(byId("download"), "Packing the zip …", async (signal) 
   const link = make("a", { download: name, href: URL.createObjectURL(await response.blob()) });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  say(`Your browser has ${name}.`);
+  say(`Your browser has ${name}. Unzip it, and in its folder: git init -b main && make lock && git add . && git commit -m Start`);
 });
 
 async function copy({ currentTarget }) {
