@@ -23,7 +23,21 @@ import pytest
 import test_image
 import test_questions
 import yaml
-from conftest import CHOICES, NASTY, ROOT, commit, container, copy, files, free_port, get, quick_update, run, state
+from conftest import (
+    CHOICES,
+    NASTY,
+    ROOT,
+    commit,
+    container,
+    copy,
+    eventually,
+    files,
+    free_port,
+    get,
+    quick_update,
+    run,
+    state,
+)
 from covertable import make
 from test_combinations import allowed
 from test_update import NEXT, make_update, next_release, upstream
@@ -268,7 +282,9 @@ def page(upstream: Path, tmp_path: Path) -> Iterator[str]:
 
 
 def test_make_web_serves_the_page_of_a_fresh_clone(page: str, upstream: Path) -> None:
-    assert "text/html" in get(page).headers["content-type"]
+    # It installs the tools of the clone, and the service.
+    response = eventually(lambda: httpx2.get(page), seconds=120)
+    assert "text/html" in response.headers["content-type"]
     assert get(f"{page}/v1/questions").json()["repository"] == str(upstream)
 
 
