@@ -22,7 +22,7 @@ import copier
 
 ANSWERS = {"database": "postgresql", "jobs": "postgresql"}
 JOBS, REQUESTS, IDLE_SECONDS = 5000, 300, 30
-ROUNDS, ROUND_SECONDS = 9, 4
+ROUNDS, ROUND_SECONDS = 12, 4
 # What the jobs of a service add to its dependencies.
 ADDED = ["pgqueuer", "croniter", "python-dateutil"]
 
@@ -84,7 +84,7 @@ INSERT INTO jobs.pgqueuer (priority, entrypoint, payload, status, execute_after)
 SELECT 0, 'noop', '{{}}', 'queued', now() + interval '{}' FROM generate_series(1, 10000)
 """
 # What the list of items is measured beside.
-BESIDE = {"no": None, "waiting": FILL.format("1 day"), "running": FILL.format("0")}
+BESIDE = {"no": None, "running": FILL.format("0"), "waiting": FILL.format("1 day")}
 
 ASK = """
 import asyncio, asyncpg, sys
@@ -165,17 +165,29 @@ def idle(project: Project) -> float:
 
 
 def requests(project: Project) -> dict[str, float]:
-    """Return how many lists of 50 items a second the service gives beside each of BESIDE."""
-    rates: dict[str, list[float]] = {name: [] for name in BESIDE}
+    """Return the lists of 50 items a second beside each of BESIDE, as ratios to those beside an empty queue.
+
+    The medians of ratios between neighbours, in every second round in reverse order: a machine gets slower and
+    faster by itself. The rows of jobs that wait are on the disk before the requests begin.
+    """
+    ratios: dict[str, list[float]] = {name: [] for name in BESIDE}
     project.sql("INSERT INTO items (name, quantity, version) SELECT n::text, 1, 1 FROM generate_series(1, 1000) n")
+    project.sql("VACUUM ANALYZE items")
     with project.running(0) as port, project.running(1, "worker"):
-        for _ in range(ROUNDS):
-            for name, statement in BESIDE.items():
+        wrk(port)
+        for turn in range(ROUNDS):
+            rates = {}
+            for name in sorted(BESIDE, reverse=bool(turn % 2)):
                 project.sql(EMPTY)
-                if statement:
+                if statement := BESIDE[name]:
                     project.sql(statement)
-                rates[name].append(wrk(port))
-    return {name: statistics.median(seen) for name, seen in rates.items()}
+                if name != "running":
+                    project.sql("VACUUM ANALYZE jobs.pgqueuer")
+                    project.sql("CHECKPOINT")
+                rates[name] = wrk(port)
+            for name, rate in rates.items():
+                ratios[name].append(rate / rates["no"])
+    return {name: statistics.median(seen) for name, seen in ratios.items()}
 
 
 def wrk(port: int) -> float:
@@ -214,12 +226,8 @@ def main() -> None:
                 ("no-op jobs a second, one worker", f"{rates:.0f}", "at least 500"),
                 ("enqueue, above the request", f"{added:.2f} ms", "at most 1 ms"),
                 ("transactions a second, three idle workers", f"{idle(project):.1f}", "at most 10"),
-                (
-                    "items beside 10,000 jobs that wait, ratio",
-                    f"{beside['waiting'] / beside['no']:.2f}",
-                    "at least 0.9",
-                ),
-                ("items while a worker runs 10,000 jobs, ratio", f"{beside['running'] / beside['no']:.2f}", ""),
+                ("items beside 10,000 jobs that wait, ratio", f"{beside['waiting']:.2f}", "at least 0.9"),
+                ("items while a worker runs 10,000 jobs, ratio", f"{beside['running']:.2f}", ""),
                 ("packages added", f"{megabytes(project):.1f} MB", "at most 15 MB"),
             ]
         finally:

@@ -34,10 +34,10 @@ def application(**options: Any) -> FastAPI:
 
 
 class Prometheus:
-    """As the generated service has it: one histogram with its labels kept, one gauge."""
+    """As the generated service has it: one histogram with its labels kept, one gauge; an exemplar if traced."""
 
-    def __init__(self, app: Application) -> None:
-        self.app = app
+    def __init__(self, app: Application, exemplar: dict[str, str] | None = None) -> None:
+        self.app, self.exemplar = app, exemplar
         registry = CollectorRegistry()
         histogram = Histogram("duration", "Seconds.", ["method", "route", "status"], registry=registry)
         self.active = Gauge("active", "In flight.", registry=registry)
@@ -58,7 +58,8 @@ class Prometheus:
             await self.app(scope, receive, watched)
         finally:
             self.active.dec()
-            self.child(scope["method"], scope["route"].path, status).observe(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.child(scope["method"], scope["route"].path, status).observe(seconds, self.exemplar)
 
 
 def applications() -> dict[str, Application]:
@@ -68,6 +69,7 @@ def applications() -> dict[str, Application]:
     return {
         "no metrics": application(telemetry=OFF),
         "prometheus-client, as generated": Prometheus(application(telemetry=OFF)),
+        "the same for traced requests, with exemplars": Prometheus(application(telemetry=OFF), {"trace_id": "0" * 32}),
         "prometheus-fastapi-instrumentator": instrumented,
         "FastAPI's own, through the OpenTelemetry SDK": application(
             telemetry={**OFF, "metrics": True, "meter_provider": provider}

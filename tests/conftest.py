@@ -34,6 +34,9 @@ CHOICES = {
     if isinstance(question, dict) and "choices" in question
 }
 
+# Answers with each feature.
+EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql", "deploy": "kubernetes"}
+
 # Text that breaks what quotes it carelessly. The image tests build with it too.
 NASTY = {
     "project_name": 'The "Nasty" $HOME \\ #1 {{ 7*7 }} Service',
@@ -357,6 +360,11 @@ def at_hand(command: str) -> str:
     if not found:
         without_engine(f"{command} is not installed")
     return found
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    return at_hand("promtool")
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,7 @@ def test_make_add_lists_what_the_project_has_and_a_command_for_all_else(render: 
         ("add", "cache=none", "can be redis, such as: make add FEATURE=redis"),
         ("add", "license=MIT", "There is no feature 'license=MIT'; `make add` lists all, such as: make add FEATURE="),
         ("add", "$(touch pwned)\n`touch pwned`;", "`make add` lists all, such as: make add FEATURE=redis"),
+        ("add", "jobs", "Jobs are rows of a PostgreSQL database: first run make add FEATURE=postgresql"),
         ("remove", "items", "There is no feature 'items'; `make remove` lists all, such as: make remove FEATURE="),
         ("remove", "auth=redis", "can be api-key or jwt, such as: make remove FEATURE=jwt"),
     ],
@@ -79,19 +80,40 @@ def test_what_is_there_already_or_not_there_is_no_error(render: Any, command: st
     assert (told.returncode, told.stdout) == (0, f"{line}\n")
 
 
-def test_adding_jobs_to_a_project_without_items_says_what_to_delete(
-    render: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("question", "value", "told"),
+    [
+        ("jobs", "postgresql", "Afterwards delete items/jobs.py, tests/test_item_jobs.py and their lines in app.py"),
+        ("auth", "jwt", "includes items.router, which this project has removed"),
+    ],
+)
+def test_adding_to_a_project_without_items_says_what_to_delete(
+    render: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    question: str,
+    value: str,
+    told: str,
 ) -> None:
     announce = runpy.run_path(str(ROOT / "template/ops/feature.py"))["announce"]
-    told = "Afterwards delete items/jobs.py, tests/test_item_jobs.py and their lines in app.py"
     for project in (render(), render(database="postgresql")):
         monkeypatch.chdir(project)
-        announce("jobs", "postgresql", "none")
+        announce(question, value, "none")
         assert told not in capsys.readouterr().out
     (tmp_path / "migrations").mkdir()
     monkeypatch.chdir(tmp_path)
-    announce("jobs", "postgresql", "none")
+    announce(question, value, "none")
     assert told in capsys.readouterr().out
+
+
+def test_adding_authentication_says_that_the_owners_routes_stay_open(capsys: pytest.CaptureFixture[str]) -> None:
+    announce = runpy.run_path(str(ROOT / "template/ops/feature.py"))["announce"]
+    told = "Your own routes stay open until each router has `dependencies=[auth.required]`."
+    announce("auth", "jwt", "none")
+    assert told in capsys.readouterr().out
+    announce("auth", "jwt", "api-key")
+    assert told not in capsys.readouterr().out
 
 
 def test_each_step_gives_what_a_fresh_copy_with_that_answer_gives(start: Any, released: Any) -> None:

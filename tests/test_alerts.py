@@ -7,21 +7,18 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import at_hand, run
+from conftest import EVERYTHING, run
 
-EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql", "deploy": "kubernetes"}
 SERVICE = 'job="my-service",namespace="production",instance="a"'
 WORKER = 'job="production/my-service-worker",namespace="production",instance="b"'
 
-# Over days, promtool takes a sample every two minutes and evaluates every five.
+# The severity of a critical alert.
+CRITICAL = '{{ if match "-test$" $labels.namespace }}warning{{ else }}critical{{ end }}'
+
+# Over days, promtool takes a sample every two minutes and evaluates every ten.
 LONG = 1000
 
 Series = dict[str, str]
-
-
-@pytest.fixture(scope="session")
-def promtool() -> str:
-    return at_hand("promtool")
 
 
 def groups(project: Path) -> list[dict[str, Any]]:
@@ -59,6 +56,19 @@ def gauge(name: str, values: str, labels: str = SERVICE) -> Series:
 
 def check(name: str, values: str) -> Series:
     return gauge("readiness_check_passed", values, f'{SERVICE},check="{name}"')
+
+
+def deployment(name: str, *, wanted: str, available: str) -> Series:
+    labels = f'namespace="production",deployment="{name}"'
+    return {
+        **gauge("kube_deployment_spec_replicas", wanted, labels),
+        **gauge("kube_deployment_status_replicas_available", available, labels),
+    }
+
+
+REPLICAS = "kube_deployment_spec_replicas"
+SCALED_DOWN = gauge(REPLICAS, "0x20", 'namespace="test",deployment="my-service"')
+WORKER_SCALED_DOWN = gauge(REPLICAS, "0x20", 'namespace="test",deployment="my-service-worker"')
 
 
 def pool(used: str, pending: str) -> Series:
@@ -114,16 +124,17 @@ CASES: list[tuple[str, int, list[Series], list[Series]]] = [
             {},
             {**UP, **gauge("service_ready", "1x5 0x10")},
             {**UP, **gauge("up", "1x5 0x10")},
-            {
-                **UP,
-                **gauge(
-                    "kube_deployment_status_replicas_available",
-                    "0x20",
-                    'namespace="production",deployment="my-service"',
-                ),
-            },
+            {**UP, **deployment("my-service", wanted="2x20", available="0x20")},
+            deployment("my-service", wanted="2x20", available="2x20"),
+            # Nobody scrapes it; that of another namespace was scaled to zero.
+            {**deployment("my-service", wanted="2x20", available="2x20"), **SCALED_DOWN},
         ],
-        [UP, {**UP, **gauge("service_ready", "0x20", SERVICE.replace('"a"', '"other"'))}],
+        # Another instance is not ready; it was scaled to zero.
+        [
+            UP,
+            {**UP, **gauge("service_ready", "0x20", SERVICE.replace('"a"', '"other"'))},
+            deployment("my-service", wanted="0x20", available="0x20"),
+        ],
     ),
     (
         "RestartLoop",
@@ -179,7 +190,17 @@ CASES: list[tuple[str, int, list[Series], list[Series]]] = [
         [gauge("jwt_keys_fetched_timestamp_seconds", "60x90")],
         [gauge("jwt_keys_fetched_timestamp_seconds", values) for values in ("0+60x90", "0x90")],
     ),
-    ("NoWorker", 10, [{}, {**WORKER_UP, **gauge("service_ready", "0x60", WORKER)}], [WORKER_UP]),
+    (
+        "NoWorker",
+        10,
+        [
+            {},
+            {**WORKER_UP, **gauge("service_ready", "0x60", WORKER)},
+            {**WORKER_UP, **deployment("my-service-worker", wanted="1x20", available="0x20")},
+            {**deployment("my-service-worker", wanted="1x20", available="1x20"), **WORKER_SCALED_DOWN},
+        ],
+        [WORKER_UP, deployment("my-service-worker", wanted="0x20", available="0x20")],
+    ),
     (
         "JobsLate",
         20,
@@ -211,7 +232,7 @@ def asked(promtool: str, render: Any, tmp_path: Path) -> Callable[..., str]:
 
     def ask(questions: list[dict[str, Any]], change: Callable[[str], str] = str) -> str:
         (tmp_path / "rules.yaml").write_text(change(yaml.safe_dump({"groups": groups(render(**EVERYTHING))})))
-        interval = "5m" if "2m" in [asked["interval"] for asked in questions] else "1m"
+        interval = "10m" if "2m" in [asked["interval"] for asked in questions] else "1m"
         content = {"rule_files": ["rules.yaml"], "evaluation_interval": interval, "tests": questions}
         (tmp_path / "tests.yaml").write_text(yaml.safe_dump(content))
         done = run(promtool, "test", "rules", tmp_path / "tests.yaml", check=False)
@@ -240,6 +261,19 @@ def test_a_wrong_alert_is_found(asked: Callable[..., str]) -> None:
     assert "FAILED" in renamed
 
 
+def test_a_critical_alert_from_a_test_namespace_is_a_warning(asked: Callable[..., str]) -> None:
+    down = check("database", "0x20")
+    down |= {name.replace("production", "my-service-test"): values for name, values in down.items()}
+    severity = 'count by (namespace, severity) (ALERTS{alertname="DatabaseDown", alertstate="firing"})'
+    expected = [
+        {"labels": f'{{namespace="{namespace}",severity="{severity}"}}', "value": 1}
+        for namespace, severity in (("production", "critical"), ("my-service-test", "warning"))
+    ]
+    asks = {**question("DatabaseDown", 10, down, True)}
+    asks["promql_expr_test"] = [{"expr": severity, "eval_time": "10m", "exp_samples": expected}]
+    assert asked([asks]) == ""
+
+
 @pytest.mark.parametrize("answers", [{"deploy": "kubernetes"}, EVERYTHING], ids=["nothing", "everything"])
 def test_the_rules_are_valid_and_belong_to_what_the_service_has(
     promtool: str, render: Any, tmp_path: Path, answers: dict[str, str]
@@ -248,7 +282,7 @@ def test_the_rules_are_valid_and_belong_to_what_the_service_has(
     listed = yaml.safe_load((project / "ops/observe/alerts/kustomization.yaml").read_text())["resources"]
     found = {path.name for path in (project / "ops/observe/alerts").iterdir()} - {"kustomization.yaml"}
     assert set(listed) == found
-    assert len(found) == (5 if answers is EVERYTHING else 1)
+    assert len(found) == (6 if answers is EVERYTHING else 1)
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups(project)}))
     run(promtool, "check", "rules", "--lint-fatal", tmp_path / "rules.yaml")
 
@@ -265,7 +299,7 @@ def test_each_alert_says_how_bad_it_is_what_it_means_and_where_its_runbook_is(
     }
     linked = set()
     for name, alert in alerts(project).items():
-        assert alert["labels"]["severity"] in ("critical", "warning")
+        assert alert["labels"]["severity"] in (CRITICAL, "warning")
         assert "my-service" in alert["annotations"]["summary"]
         address = alert["annotations"]["runbook_url"]
         assert address.startswith("https://github.com/example/my-service/blob/main/docs/runbooks/")

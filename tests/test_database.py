@@ -552,9 +552,12 @@ def compose(
     run("make", "down", "ARGS=--volumes", cwd=project)
 
 
-def test_make_up_starts_a_system_that_keeps_its_data(compose: tuple[Path, str]) -> None:
+def test_make_up_starts_a_hardened_system_that_keeps_its_data(compose: tuple[Path, str], database: str) -> None:
     project, url = compose
-    run("make", "up", cwd=project)
+    others = "postgres service worker" if database == "postgresql" else "service"
+    last = run("make", "up", cwd=project).stdout.splitlines()[-1]
+    assert last == f"started {others}; it responds at {url}/docs"
+    assert_each_container_is_hardened_and_only_the_service_published(project)
     run("make", "up", cwd=project)
     assert httpx2.get(f"{url}/health/ready").status_code == 200
     assert create(url, "lamp").status_code == 201
@@ -562,17 +565,19 @@ def test_make_up_starts_a_system_that_keeps_its_data(compose: tuple[Path, str]) 
 
     run("make", "down", cwd=project)
     assert run("docker", "compose", "ps", "--all", "--quiet", cwd=project).stdout == ""
+    if database == "postgresql":
+        assert_a_lost_password_is_not_replaced(project)
     run("make", "up", cwd=project)
     assert [item["name"] for item in listed(url)] == ["lamp"]
+    if database == "sqlite":
+        assert_make_run_has_the_data_of_make_up(project, url)
 
     run("make", "down", "ARGS=--volumes", cwd=project)
     run("make", "up", cwd=project)
     assert listed(url) == []
 
 
-def test_make_up_hardens_every_container_and_publishes_only_the_service(compose: tuple[Path, str]) -> None:
-    project, _ = compose
-    run("make", "up", cwd=project)
+def assert_each_container_is_hardened_and_only_the_service_published(project: Path) -> None:
     names = run("docker", "compose", "ps", "--all", "--quiet", cwd=project).stdout.split()
     assert len(names) >= 2
     secrets = [path.read_text() for path in project.glob(".secrets/*")]
@@ -591,28 +596,18 @@ def test_make_up_hardens_every_container_and_publishes_only_the_service(compose:
             assert uncompiled(started["Image"], IMPORTS[service]) == []
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-def test_make_up_refuses_to_replace_a_lost_password(compose: tuple[Path, str]) -> None:
-    project, url = compose
-    last = run("make", "up", cwd=project).stdout.splitlines()[-1]
-    assert last == f"started postgres service worker; it responds at {url}/docs"
-    run("make", "down", cwd=project)
+def assert_a_lost_password_is_not_replaced(project: Path) -> None:
     (project / ".secrets").rename(project / "elsewhere")
     refused = run("make", "up", cwd=project, check=False)
     assert refused.returncode != 0
     assert "restore it" in refused.stderr
     assert not (project / ".secrets").exists()
-    # `make down` needs it.
     (project / "elsewhere").rename(project / ".secrets")
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_make_run_and_make_up_share_their_data(compose: tuple[Path, str]) -> None:
-    project, url = compose
-    name = os.environ["COMPOSE_PROJECT_NAME"]
-    run("make", "up", cwd=project)
-    assert create(url, "lamp").status_code == 201
+def assert_make_run_has_the_data_of_make_up(project: Path, url: str) -> None:
     run("make", "down", cwd=project)
+    name = os.environ["COMPOSE_PROJECT_NAME"]
     names = (f"NAME={name}", f"IMAGE={name}")
     try:
         run("make", "run", *names, cwd=project)

@@ -528,6 +528,7 @@ WORKER = """
   worker:
     image: nasty-service:compose
     command: [python, -c, "{program}"]
+    stop_signal: SIGKILL
     healthcheck:
       disable: true
 """

@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,7 @@ import pytest
 from conftest import add_to_app, commit, container, free_port, get, run, start_container, state
 from test_database import Store, postgresql, python_version, ready
 from test_production import PARENT, TRACE, collector
-from test_update import NEXT, fresh, released, start, tree, upstream
+from test_update import NEXT, fresh, make_update, released, start, tree, upstream
 
 # Fixtures, by name.
 __all__ = ["collector", "python_version", "released", "start", "upstream"]
@@ -337,7 +336,8 @@ def test_jobs_are_switched_on_and_off_by_an_update(start: Any, released: Any) ->
     commit(project, "our work")
     for answers in ({"jobs": "postgresql"}, {}):
         value = answers.get("jobs", "none")
-        run("make", "update", f"ARGS=--yes --data jobs={value}", cwd=project, stdin=subprocess.DEVNULL)
+        told = make_update(project, f"--yes --data jobs={value}")
+        assert told.returncode == 0, told.stdout + told.stderr
         assert tree(project) == fresh(project, released(NEXT, database="postgresql", **answers))
         assert models.read_text().endswith("# Ours.\n")
         for name in ("src/my_service/items/jobs.py", "tests/test_item_jobs.py"):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run
+import yaml
+from conftest import at_hand, run
 
 # What `make` itself and its recipes need.
 BASICS = ["sh", "sed", "tail", "awk", "git", "env", "make", "dirname", "readlink", "tr", "xargs"]
@@ -219,3 +220,23 @@ def test_make_works_if_the_folder_of_uv_has_a_space(project: Path, tmp_path: Pat
 def test_a_project_in_a_folder_with_any_name_passes_its_checks(render: Any, tmp_path: Path) -> None:
     project = Path(shutil.copytree(render(), tmp_path / 'o\'neil "x" ;$(id) ü'))
     run("make", "check", "ARGS=-k 'health or settings' --no-cov -n0", cwd=project)
+
+
+def test_make_observe_replaces_prometheus_once_a_rule_was_edited(project: Path, tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    real = at_hand("docker")
+    # What compose would start; no engine is asked.
+    shim = f"#!/bin/sh\ncase $* in *--build*) exec '{real}' compose config --output '{tmp_path}/shown' ;; esac\n"
+    (tools / "docker").write_text(shim)
+    (tools / "docker").chmod(0o755)
+
+    def prometheus() -> Any:
+        run("make", "observe", cwd=project, env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"})
+        return yaml.safe_load((tmp_path / "shown").read_text())["services"]["prometheus"]
+
+    before = prometheus()
+    assert prometheus() == before
+    rules = project / "ops/observe/alerts/service.yaml"
+    rules.write_text(rules.read_text().replace("vector(0.999)", "vector(0.99)"))
+    assert prometheus() != before

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NASTY, ROOT, commit, features_only, files, make_check, run
+from conftest import EVERYTHING, NASTY, ROOT, commit, features_only, files, make_check, run
 
 
 def test_a_fresh_project_passes_make_check_with_full_coverage(
     render: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("MYPY_CACHE_DIR")
     project = Path(shutil.copytree(render(), tmp_path / "project"))
     before = {name: (project / name).read_bytes() for name in files(project)}
     make_check(project, "ARGS=--cov-fail-under=100")
+    monkeypatch.delenv("MYPY_CACHE_DIR")
+    run("uv", "run", "mypy", "src/my_service/__init__.py", cwd=project)
+    assert (project / ".mypy_cache").exists()
     run("make", "format", cwd=project)
     assert {name: (project / name).read_bytes() for name in before} == before
     commit(project, "start")
@@ -69,9 +71,6 @@ def test_its_files_pass_their_own_linters(render: Any) -> None:
 def test_its_scripts_pass_shellcheck(render: Any, answers: dict[str, str]) -> None:
     project = render(**answers)
     run("shellcheck", "-x", *sorted(project.glob("ops/*.sh")), *sorted(project.glob("deploy/*.sh")))
-
-
-EVERYTHING = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql", "deploy": "kubernetes"}
 
 
 @pytest.mark.parametrize(("answers", "most"), [({}, 110), (EVERYTHING, 145)], ids=["nothing", "everything"])

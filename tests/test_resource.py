@@ -409,7 +409,7 @@ def test_three_resources_pass_every_check_and_can_be_removed(
     assert ("dependencies=[auth.required]" in (project / "src/my_service/app.py").read_text()) == ("auth" in answers)
 
     run("make", "lint", cwd=project)
-    tests = " ".join(f"tests/test_{name}.py" for name in (*RESOURCES, "migrations"))
+    tests = " ".join(f"tests/test_{name}.py" for name in (*RESOURCES, "items", "migrations"))
     tests += " tests/chassis/database/test_faults.py tests/chassis/database/test_seeding.py"
     # Measured once: that takes as long as the tests themselves.
     measured = "--cov" if "auth" not in answers else "--no-cov"

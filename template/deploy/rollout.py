@@ -15,11 +15,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 REVISION, HASH = "deployment.kubernetes.io/revision", "pod-template-hash"
+# The label of a ReplicaSet that served. Kubernetes would copy an annotation to other ReplicaSets.
+SERVED = "served"
 # Reasons for which a container waits until somebody changes the image's name or the settings.
 # A registry that is down for a moment gets the grace.
 HOPELESS = {
@@ -38,7 +41,7 @@ GRACE_SECONDS = 15
 DEADLINE_SECONDS = 120
 PROGRESS_SECONDS = 10
 POLL_SECONDS = 2
-RESTARTS = 3
+LOOP, RESTARTS = "CrashLoop", 3
 SHOWN_PODS, SHOWN_EVENTS, SHOWN_LINES = 3, 5, 20
 
 Object = dict[str, Any]
@@ -62,6 +65,12 @@ def fail(line: str) -> NoReturn:
     sys.exit(line)
 
 
+@cache
+def warn(line: str) -> None:
+    """Print a line, once: each Deployment may lack the same right."""
+    print(line, file=sys.stderr)
+
+
 class UnreadableError(Exception):
     """kubectl printed an error: no right to read it, or the API server did not respond."""
 
@@ -73,7 +82,9 @@ def kubectl(*arguments: str, stdin: str | None = None) -> None:
 
 
 def read(*arguments: str) -> str:
-    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True)
+    # A log may contain any bytes.
+    command = ["kubectl", *arguments]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise UnreadableError(one_line(done.stderr))
     return done.stdout
@@ -99,6 +110,20 @@ class Service:
         """Return those of a component's Deployment, the newest first."""
         return sorted(self.of("replicasets", component), key=revision, reverse=True)
 
+    def record(self, component: str) -> str:
+        """Label the newest ReplicaSet if all pods are its own and one serves; return its id."""
+        newest = ""
+        try:
+            sets = self.replica_sets(component)
+            newest = str(sets[0]["metadata"]["uid"]) if sets else ""
+            used = [each for each in sets if each.get("status", {}).get("replicas")]
+            if used and used == sets[:1] and used[0]["status"].get("availableReplicas"):
+                name = used[0]["metadata"]["name"]
+                read("label", "replicaset", name, f"{SERVED}=true", "--overwrite", *self.here)
+        except UnreadableError as error:
+            warn(f"`make rollback` may not find the image that serves now: {error}")
+        return newest
+
     def rollout(self, component: str, deployment: str) -> State:
         """Return how far a Deployment is, with the pods of its newest ReplicaSet."""
         [found] = self.get("deployment", deployment) or fail(f"there is no Deployment {deployment}")
@@ -122,7 +147,7 @@ class Service:
         ]
         # A quota, for example; some pods may have been created before.
         refused = [
-            (each["reason"], one_line(each.get("message")))
+            reason_of(each)
             for each in status.get("conditions", [])
             if each["type"] == "ReplicaFailure" and each["status"] == "True"
         ]
@@ -153,10 +178,9 @@ class Service:
             for volume in pod["spec"].get("volumes", [])
             if "persistentVolumeClaim" in volume
         }
-        try:
+        warnings: list[Object] = []
+        with suppress(UnreadableError):
             warnings = self.get("events", "--field-selector", "type=Warning")
-        except UnreadableError:
-            return []
         found = [
             event
             for event in warnings
@@ -164,29 +188,27 @@ class Service:
             if about.get("uid") in uids
             or (about.get("kind") == "PersistentVolumeClaim" and about.get("name") in claims)
         ]
-        return sorted(
-            found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or ""
-        )
+        return sorted(found, key=lambda it: it.get("lastTimestamp") or it.get("eventTime") or "")
 
     def show(self, state: State, events: list[Object]) -> None:
         """Print why the new pods are not ready: events, and the last lines of each container."""
         for event in events[-SHOWN_EVENTS:]:
-            print(
-                f"{event['involvedObject']['name']}: {event['reason']}: {one_line(event.get('message'))}",
-                file=sys.stderr,
-            )
+            name = event["involvedObject"]["name"]
+            warn(f"{name}: {event['reason']}: {one_line(event.get('message'))}")
         unready = [pod for pod in state.pods if not is_ready(pod)]
         for pod in unready[-SHOWN_PODS:]:
             options = ["--all-containers", "--prefix", "--ignore-errors", f"--tail={SHOWN_LINES}"]
             with suppress(UnreadableError):
                 sys.stderr.write(read("logs", pod["metadata"]["name"], *self.here, *options))
 
-    def wait(self, what: str, look: Callable[[], State]) -> str:
-        """Wait until `what` is done; otherwise show why not, and return the reason."""
+    def wait(self, what: str, look: Callable[[], State], before: str = "") -> str:
+        """Wait until `what` is done; otherwise show why not, and return the reason.
+
+        `before` is the id of the ReplicaSet that was the newest. If it still is, what looks hopeless is
+        old and may have been repaired: the image pushed, the quota raised.
+        """
         started = moved = time.monotonic()
         last, printed, hopeless_since = "", started, 0.0
-        # What was so before: a second deployment of the same image may find that it heals.
-        first: dict[tuple[str, str], int] = {}
         while True:
             now = time.monotonic()
             try:
@@ -203,30 +225,26 @@ class Service:
             problems = [problem for pod in state.pods for problem in problems_of(pod, events)]
             problems += state.problems
             if not problems and not state.pods:
-                problems += [
-                    (each["reason"], one_line(each.get("message"))) for each in events[-1:]
-                ]
+                problems += [reason_of(event) for event in events[-1:]]
             if state.progress != last or state.is_at_work:
                 moved, last = now, state.progress
-            is_hopeless = any(reason in HOPELESS for reason, _ in problems)
+            is_new = before not in [owner["metadata"]["uid"] for owner in state.owners]
+            reasons = {reason for reason, _ in problems} if is_new else set()
+            is_hopeless = bool(reasons & HOPELESS)
             hopeless_since = (hopeless_since or now) if is_hopeless else 0.0
-            reason = "; ".join(dict.fromkeys(f"{reason}: {text}" for reason, text in problems))
+            reason = "; ".join(dict.fromkeys(": ".join(problem) for problem in problems))
             failure = state.failure
-            ends = [(key, count - first.setdefault(key, count)) for key, count in restarts(state)]
-            is_looping = any(new >= RESTARTS for _, new in ends)
-            if is_looping or (is_hopeless and now - hopeless_since >= GRACE_SECONDS):
+            if LOOP in reasons or (is_hopeless and now - hopeless_since >= GRACE_SECONDS):
                 failure = failure or reason
             elif now - moved >= DEADLINE_SECONDS:
                 failure = failure or f"no progress for {DEADLINE_SECONDS} s"
             if failure:
                 self.show(state, events)
-                return "; ".join(dict.fromkeys([failure, *([reason] if reason else [])]))
+                return "; ".join(dict.fromkeys(filter(None, [failure, reason])))
             if now - printed >= PROGRESS_SECONDS:
                 printed = now
-                print(
-                    f"{what}: {state.progress} after {now - started:.0f} s"
-                    + (f"; {reason}" if reason else "")
-                )
+                parts = [f"{what}: {state.progress} after {now - started:.0f} s", reason]
+                print("; ".join(filter(None, parts)))
             time.sleep(POLL_SECONDS)
 
 
@@ -234,23 +252,13 @@ def revision(replica_set: Object) -> int:
     return int(replica_set["metadata"].get("annotations", {}).get(REVISION, 0))
 
 
-def containers(pod: Object) -> list[Object]:
-    status = pod.get("status", {})
-    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-
-
-def restarts(state: State) -> list[tuple[tuple[str, str], int]]:
-    """Return how often each container that is not ready was restarted."""
-    return [
-        ((pod["metadata"]["uid"], each["name"]), each.get("restartCount", 0))
-        for pod in state.pods
-        for each in containers(pod)
-        if not each.get("ready")
-    ]
-
-
 def one_line(text: str | None) -> str:
-    return " ".join((text or "").split())
+    """Return the text without line breaks, and without what would control a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
+
+
+def reason_of(condition: Object, where: str = "") -> tuple[str, str]:
+    return condition.get("reason", ""), where + one_line(condition.get("message"))
 
 
 def is_ready(pod: Object) -> bool:
@@ -264,36 +272,37 @@ def problems_of(pod: Object, events: list[Object]) -> list[tuple[str, str]]:
     status, name = pod.get("status", {}), pod["metadata"]["name"]
     found = []
     if status.get("reason") == "Evicted":
-        return [("Evicted", f"{name}: {one_line(status.get('message'))}")]
+        return [reason_of(status, f"{name}: ")]
     for each in status.get("conditions", []):
         if each["type"] == "PodScheduled" and each["status"] == "False":
-            found.append(
-                (each.get("reason", "Unschedulable"), f"{name}: {one_line(each.get('message'))}")
-            )
-    for container in containers(pod):
+            found.append(reason_of(each, f"{name}: "))
+    kinds = ("initContainerStatuses", "containerStatuses")
+    for container in [each for kind in kinds for each in status.get(kind, [])]:
         where = f"{name}, container {container['name']}"
         waiting = container.get("state", {}).get("waiting", {})
         ended = container.get("lastState", {}).get("terminated", {})
         if container.get("restartCount", 0) >= RESTARTS and not container.get("ready"):
             code = f"{ended.get('reason', 'Error')}, exit status {ended.get('exitCode', 'unknown')}"
-            found.append(("CrashLoop", f"{where} ended {container['restartCount']} times: {code}"))
+            found.append((LOOP, f"{where} ended {container['restartCount']} times: {code}"))
         elif waiting.get("reason") in HOPELESS:
-            found.append((waiting["reason"], f"{where}: {one_line(waiting.get('message'))}"))
+            found.append(reason_of(waiting, f"{where}: "))
     if not found and status.get("phase", "Pending") == "Pending":
         # A volume, or the pod's network: only events say so.
         own = [event for event in events if event["involvedObject"]["name"] == name]
-        found += [
-            (event["reason"], f"{name}: {one_line(event.get('message'))}") for event in own[-1:]
-        ]
+        found += [reason_of(event, f"{name}: ") for event in own[-1:]]
     return found
 
 
 # --- The steps --------------------------------------------------------------------------------
 
+FAILED = {
+    "worker": "the new workers don't get ready, so the service was left as it is",
+    "server": "the new pods don't serve",
+}
+# What the chassis logs.
+AHEAD = "the database is ahead of this image"
 # The alphabet of Kustomize's hashes.
 GENERATED = "-[2456789bcdfghkmt]{10}"
-# What the pod of a migration needs to start.
-BEFORE_THE_MIGRATION = {"Namespace", "ServiceAccount", "ConfigMap"}
 # What makes the Secret during the deployment, so that its keys can't be checked before.
 MAKE_SECRETS = {"ExternalSecret", "SealedSecret", "SecretStore", "Secret"}
 
@@ -339,98 +348,113 @@ def prune(service: Service, documents: list[str]) -> None:
     try:
         users = "\n".join([*documents, json.dumps(service.get("replicasets,jobs"))])
         names = [each["metadata"]["name"] for each in service.get("configmaps")]
-    except UnreadableError:
-        return
-    old = [
-        name
-        for name in names
-        if re.fullmatch(re.escape(service.name) + GENERATED, name) and name not in users
-    ]
-    if old:
-        kubectl("delete", "configmap", *old, *service.here)
+        generated = re.compile(re.escape(service.name) + GENERATED)
+        old = [name for name in names if generated.fullmatch(name) and name not in users]
+        if old:
+            read("delete", "configmap", *old, *service.here)
+    except UnreadableError as error:
+        warn(f"the ConfigMaps of earlier settings were not deleted: {error}")
 
 
-def previous(service: Service) -> str:
-    """Return the image that ran before the newest one; empty if there was none."""
+def images(service: Service) -> tuple[str, list[str]]:
+    """Return the newest image, and those that served, the newest first."""
 
-    def images(component: str) -> list[str]:
-        sets = service.replica_sets(component)
-        return [each["spec"]["template"]["spec"]["containers"][0]["image"] for each in sets]
+    def image(replica_set: Object) -> str:
+        found = replica_set["spec"]["template"]["spec"]["containers"]
+        # By name: Kustomize puts the sidecar of a patch before it.
+        own = [each for each in found if each["name"] in ("service", "worker")]
+        return str((own or found)[0]["image"])
 
-    server, worker = images("server"), images("worker")
+    server = service.replica_sets("server")
     # Workers are rolled out first: if those failed, the service still has the image to go back to.
-    current = (worker or server)[:1]
-    return next((image for image in server if image not in current), "")
+    newest = (service.replica_sets("worker") or server)[:1]
+    served = [image(each) for each in server if SERVED in each["metadata"]["labels"]]
+    return "".join(map(image, newest)), served
+
+
+def previous(service: Service, overlay: str) -> str:
+    """Return the image that served before the newest one."""
+    current, served = images(service)
+    return next((image for image in served if image != current), "") or fail(
+        f"no other image is known to have served; choose one from 'kubectl get replicasets --output"
+        f" wide --namespace {service.namespace}': make deploy OVERLAY={overlay} IMAGE=..."
+    )
 
 
 def deploy(
     service: Service, rendered: str, overlay: str, secret: str, *, is_back: bool = False
 ) -> None:
-    documents = re.split(r"(?m)^---\n", Path(rendered).read_text())
+    text = Path(rendered).read_text()
+    documents = re.split(r"(?m)^---\n", text)
     kinds = {kind_of(document) for document in documents}
     if secret and not kinds & MAKE_SECRETS:
         check_secret(service, overlay, secret.split())
     job = f"{service.name}-migrate"
-    migration = next(
-        (each for each in documents if kind_of(each) == "Job" and name_of(each) == job), None
-    )
+    jobs = {name_of(each): each for each in documents if kind_of(each) == "Job"}
+    migration = jobs.get(job)
     # An older image finds its migrations, and newer ones, in the database.
     if migration and not is_back:
-        needed = kinds & MAKE_SECRETS | BEFORE_THE_MIGRATION
-        apply([each for each in documents if kind_of(each) in needed and is_for(migration, each)])
+        apply([each for each in documents if is_needed(each, migration)])
         # A Job can't be changed, only replaced.
         kubectl("delete", "job", job, *service.here, "--ignore-not-found", "--cascade=foreground")
         apply([migration])
         reason = service.wait("the migration", lambda: service.migration(job))
         if reason:
             fail(f"the migration failed, so the service was left as it is: {reason}")
+        # An older image, or one of another branch, whose own migrations are missing then.
+        with suppress(UnreadableError):
+            if AHEAD in read("logs", f"job/{job}", *service.here):
+                warn(f"{AHEAD}: it has a migration that the image lacks, so none was applied")
     apply(documents, f"{COMPONENT} notin (server, worker, migration)")
     # Workers first: jobs of the new service then find no older worker, which may not know them.
-    if f"{COMPONENT}: worker" in "".join(documents):
-        roll_out(
-            service,
-            documents,
-            "worker",
-            "the new workers don't get ready, so the service was left as it is",
-            overlay,
-        )
-    roll_out(service, documents, "server", "the new pods don't serve", overlay)
+    if f"{COMPONENT}: worker" in text:
+        roll_out(service, documents, "worker", f"{service.name}-worker", overlay)
+    roll_out(service, documents, "server", service.name, overlay)
     prune(service, documents)
 
 
-def is_for(migration: str, document: str) -> bool:
-    return (
-        kind_of(document) not in ("ServiceAccount", "ConfigMap") or name_of(document) in migration
+def is_needed(document: str, migration: str) -> bool:
+    """Return whether the pod of the migration needs it to start."""
+    kind = kind_of(document)
+    return kind in {"Namespace", *MAKE_SECRETS} or (
+        kind in {"ServiceAccount", "ConfigMap"} and name_of(document) in migration
     )
 
 
 def roll_out(
-    service: Service, documents: list[str], component: str, failed: str, overlay: str
+    service: Service, documents: list[str], component: str, deployment: str, overlay: str
 ) -> None:
-    deployment = service.name if component == "server" else f"{service.name}-{component}"
+    before = service.record(component)
     apply(documents, f"{COMPONENT}={component}")
     reason = service.wait(
-        f"deployment {deployment}", lambda: service.rollout(component, deployment)
+        f"deployment {deployment}", lambda: service.rollout(component, deployment), before
     )
     if reason:
-        before = ""
-        with suppress(UnreadableError):
-            before = previous(service)
-        back = f"; to go back to {before}: make rollback OVERLAY={overlay}" if before else ""
-        fail(f"{failed}: {reason}{back}")
+        fail(f"{FAILED[component]}: {reason}{way_back(service, overlay)}")
+    service.record(component)
+
+
+def way_back(service: Service, overlay: str) -> str:
+    try:
+        current, served = images(service)
+    except UnreadableError:
+        return ""
+    if current in served:
+        return f"; {current} served before: compare its settings and secrets"
+    return f"; to go back to {served[0]}: make rollback OVERLAY={overlay}" if served else ""
 
 
 def main(command: str, namespace: str, name: str, *rest: str) -> None:
     service = Service(namespace, name)
     if command == "previous":
-        print(previous(service) or fail(f"no earlier image ran in namespace {namespace}"))
+        print(previous(service, *rest))
     else:
         deploy(service, *rest, is_back=command == "rollback")
 
 
 if __name__ == "__main__":
     # In order with what kubectl prints, in a pipe too.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     try:
         main(*sys.argv[1:])
     except UnreadableError as unreadable:

@@ -35,7 +35,9 @@ observe() {
     done
     # The users of the containers read these files, in a clone made under umask 077 too.
     chmod -R a+rX ops/observe
-    export COMPOSE_FILE COMPOSE_PATH_SEPARATOR=: OTEL_EXPORTER_OTLP_ENDPOINT=http://tempo:4318
+    # Prometheus reads them when it starts: an edit makes compose replace its container.
+    RULES=$(cat ops/observe/prometheus.* ops/observe/alerts/* | cksum)
+    export RULES COMPOSE_FILE COMPOSE_PATH_SEPARATOR=: OTEL_EXPORTER_OTLP_ENDPOINT=http://tempo:4318
     up
     echo "its dashboard, traces and alerts are at http://$(engine compose port grafana 3000)"
 }

@@ -67,6 +67,11 @@ def main(command: str, updater: str, *arguments: str) -> None:
         print(f"This project has no {value or question}.")
         return
     if command == "add":
+        data = " ".join([f"database={now['database']}", *arguments])
+        if question == "jobs" and "database=postgresql" not in data:
+            sys.exit(
+                "Jobs are rows of a PostgreSQL database: first run make add FEATURE=postgresql"
+            )
         announce(question, value, has)
     again = shlex.join([*arguments, "--yes"]).replace('"', '\\"')
     agreed = f'make {command} FEATURE={spelled(question, value or has)} ARGS="{again}"'
@@ -140,6 +145,13 @@ def announce(question: str, value: str, has: str) -> None:
         data = ". It copies no data; your migrations have to run there too"
         print(f"It replaces {has}{data * (question == 'database')}.")
     removed = Path("migrations").exists() and not any(Path("src").glob("*/items/models.py"))
+    if question == "auth" and has == "none":
+        print("Your own routes stay open until each router has `dependencies=[auth.required]`.")
+    if question == "auth" and removed:
+        print(
+            "It changes the line of app.py that includes items.router, which this project has removed: "
+            "if git reports a conflict there, leave the line out."
+        )
     if question == "jobs" and removed:
         print(
             "The example jobs need the example items, which this project has removed. Afterwards delete "

@@ -45,6 +45,10 @@ class Cluster:
         # The status of the pods that a Deployment or a Job creates next; none is created for None.
         self.states: dict[str, dict[str, Any] | None] = {}
         self.minor = "34"
+        # What every container logged.
+        self.logged = ""
+        # What a Role does not allow, such as "delete configmaps".
+        self.forbidden: set[str] = set()
         # What a Role would have to allow: group, resource, verb.
         self.requests: set[tuple[str, str, str]] = set()
 
@@ -54,6 +58,9 @@ class Cluster:
 
     def put(self, verb: str, key: tuple[str, str, str], given: dict[str, Any], dry: bool) -> dict[str, Any]:
         """Store what was given, with the status that its controller would give it."""
+        if key[0] == "replicasets":
+            self.objects[key] = given
+            return given
         before = self.objects.get(key, {})
         if before and all(
             before.get(field) == value for field, value in given.items() if field not in ("metadata", "status")
@@ -78,7 +85,7 @@ class Cluster:
         if not dry:
             self.objects[key] = stored
             self.changes.append(f"{verb} {KIND_OF[resource]} {name}")
-            labels = self.replicate(stored, generation) if resource == "deployments" else {}
+            labels = self.replicate(stored, generation, ready) if resource == "deployments" else {}
             if labels and ready:
                 self.end_old_pods(namespace, labels)
             if resource in ("deployments", "jobs"):
@@ -91,25 +98,32 @@ class Cluster:
             if own.get(COMPONENT) == labels[COMPONENT]:
                 del self.objects[key]
 
-    def replicate(self, owner: dict[str, Any], generation: int) -> dict[str, str]:
+    def replicate(self, owner: dict[str, Any], generation: int, ready: int) -> dict[str, str]:
         """Store the ReplicaSet of a Deployment's template, or make an earlier one the newest; return its labels."""
         meta, template = owner["metadata"], copy.deepcopy(owner["spec"]["template"])
         hashed = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:10]
         template["metadata"]["labels"][HASH] = hashed
         name = f"{meta['name']}-{hashed}"
-        self.objects["replicasets", meta["namespace"], name] = {
+        labels: dict[str, str] = template["metadata"]["labels"]
+        key = ("replicasets", meta["namespace"], name)
+        others = [found for each, found in self.objects.items() if each[:2] == key[:2] and each != key]
+        for other in others:
+            if ready and other["metadata"]["labels"][COMPONENT] == labels[COMPONENT]:
+                other["status"] = {"replicas": 0}
+        self.objects[key] = {
             "kind": "ReplicaSet",
             "apiVersion": "apps/v1",
             "metadata": {
                 "name": name,
                 "uid": name,
                 "namespace": meta["namespace"],
-                "labels": template["metadata"]["labels"],
+                # Somebody may have added one to an earlier one.
+                "labels": {**self.objects.get(key, owner)["metadata"]["labels"], **labels},
                 "annotations": {"deployment.kubernetes.io/revision": str(generation)},
             },
             "spec": {"template": template},
+            "status": {"replicas": ready or 1, "availableReplicas": ready},
         }
-        labels: dict[str, str] = template["metadata"]["labels"]
         return labels
 
     def start(self, owner: dict[str, Any], name: str, labels: dict[str, str], is_ready: bool) -> None:
@@ -136,6 +150,13 @@ class Cluster:
             "spec": template["spec"],
             "status": status,
         }
+
+    def replace(self, namespace: str, name: str) -> dict[str, Any]:
+        """Store another pod in the place of one that was evicted or deleted, as its ReplicaSet does."""
+        old = self.objects.pop(("pods", namespace, name))
+        new = {**old, "metadata": {**old["metadata"], "name": f"{name}x", "uid": f"{name}x"}}
+        self.objects["pods", namespace, f"{name}x"] = new
+        return old
 
     def scale(self, found: dict[str, Any]) -> None:
         """Set the autoscaler's minimum, as its controller does some time after the Deployment was created."""
@@ -255,6 +276,12 @@ class Handler(BaseHTTPRequestHandler):
         kind = f"{resource}/log" if name.endswith("/log") else resource
         self.cluster.requests.add((version.rpartition("/")[0], kind, verb))
 
+    def is_forbidden(self, verb: str, resource: str) -> bool:
+        found = f"{verb} {resource}" in self.cluster.forbidden
+        if found:
+            self.refuse(403, "Forbidden", f"you may not {verb} {resource}")
+        return found
+
     def do_GET(self) -> None:
         path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
         groups = [version for version in KINDS if "/" in version]
@@ -285,8 +312,16 @@ class Handler(BaseHTTPRequestHandler):
         self.note("get" if name else "watch" if "watch" in query else "list")
         if resource not in KIND_OF:
             self.refuse(404, "NotFound", f"there is no {resource}")
+        elif "/proxy/" in name:
+            ready = [{"type": "Ready", "status": "True"}]
+            pods = [each for key, each in self.cluster.objects.items() if key[:2] == ("pods", namespace)]
+            is_up = any(each["status"].get("conditions") == ready for each in pods)
+            self.write(b"", "text/plain", 200 if is_up else 503)
         elif name.endswith("/log"):
-            self.write(f"the log of {name.removesuffix('/log')}\n".encode(), "text/plain")
+            # A log may contain any bytes.
+            self.write(
+                b"\xff\n" + f"the log of {name.removesuffix('/log')}\n{self.cluster.logged}".encode(), "text/plain"
+            )
         elif name:
             found = self.cluster.objects.get((resource, namespace, name))
             if found and resource == "deployments":
@@ -308,12 +343,21 @@ class Handler(BaseHTTPRequestHandler):
                 and chosen[1].get("metadata.name", key[2]) == key[2]
                 and chosen[1].get("type") in (None, found.get("type"))
             ]
+            for container in [each for found in items for each in found.get("status", {}).get("containerStatuses", [])]:
+                # It crashes whenever somebody looks.
+                if container.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff":
+                    container["restartCount"] += 1
             meta = {"resourceVersion": str(len(self.cluster.changes))}
             self.answer({"kind": f"{KIND_OF[resource]}List", "apiVersion": version, "metadata": meta, "items": items})
 
     def do_POST(self) -> None:
         self.note("create")
-        _, resource, namespace, _ = self.place()
+        _, resource, namespace, name = self.place()
+        if name.endswith("/eviction"):
+            self.body()
+            self.cluster.replace(namespace, name.removesuffix("/eviction"))
+            self.answer({"kind": "Status", "apiVersion": "v1", "status": "Success"}, 201)
+            return
         given, query = self.body(), parse_qs(urlsplit(self.path).query)
         if namespace and ("namespaces", "", namespace) not in self.cluster.objects:
             self.refuse(404, "NotFound", f'namespaces "{namespace}" not found')
@@ -325,6 +369,8 @@ class Handler(BaseHTTPRequestHandler):
         self.note("patch")
         _, resource, namespace, name = self.place()
         key, patch, query = (resource, namespace, name), self.body(), parse_qs(urlsplit(self.path).query)
+        if self.is_forbidden("patch", resource):
+            return
         if resource == "jobs" and "spec" in patch:
             self.refuse(422, "Invalid", "spec.template: field is immutable")
             return
@@ -336,6 +382,11 @@ class Handler(BaseHTTPRequestHandler):
         _, resource, namespace, name = self.place()
         if self.headers["Content-Length"]:
             self.body()
+        if self.is_forbidden("delete", resource):
+            return
+        if resource == "pods":
+            self.answer(self.cluster.replace(namespace, name))
+            return
         found = self.cluster.objects.pop((resource, namespace, name), None)
         if found:
             self.cluster.changes.append(f"delete {KIND_OF[resource]} {name}")

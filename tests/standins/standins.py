@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 LABEL = "copier-fastapi.stand-in"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "copier-fastapi"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -58,6 +60,8 @@ SERVERS = {
         """,
     },
 }
+# Programs in this folder, which do what the tests ask of the real ones, and the users of these.
+PROGRAMS = {"grafana/grafana": ("grafana.py", "472"), "grafana/tempo": ("tempo.py", "10001")}
 
 
 class UnavailableError(Exception):
@@ -77,12 +81,17 @@ def _ensure(image: str) -> None:
     known = _docker("image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', image)
     if known.returncode == 0 and known.stdout.strip() != "true":
         return
-    if _docker("pull", "--quiet", image).returncode == 0 or known.returncode == 0:
+    if _docker("pull", "--quiet", image).returncode == 0:
+        return
+    program = PROGRAMS.get(image.partition(":")[0])
+    if known.returncode == 0 and not program:
         return
     if match := re.fullmatch(r"python:(3\.\d+)-slim", image):
         _python(image, match[1])
     elif image in SERVERS:
         _server(image, **SERVERS[image])
+    elif program:
+        _program(image, *program)
     elif image.startswith("ghcr.io/astral-sh/uv:"):
         _uv(image)
     else:
@@ -127,6 +136,33 @@ def _server(image: str, packages: str, user: str, home: str, dockerfile: str) ->
     built = subprocess.run(
         ["docker", "build", "--quiet", "--tag", image, "--file=-", f"--build-context=entrypoint={scripts}", str(CACHE)],
         input="\n".join(lines),
+        capture_output=True,
+        text=True,
+    )
+    _check(built, f"build of {image}")
+
+
+def _program(image: str, script: str, user: str) -> None:
+    """Build it each time, mostly from the build cache: the program may have changed."""
+    pythons = [f"python:{version}-slim" for version in SUITES]
+    base = next((name for name in pythons if _docker("image", "inspect", name).returncode == 0), pythons[-1])
+    _ensure(base)
+    dockerfile = f"""
+        FROM {base}
+        LABEL {LABEL}=true
+        ENV PYTHONPATH=/libraries
+        COPY --from=yaml . /libraries/yaml
+        COPY --from=programs {script} /
+        USER {user}
+        ENTRYPOINT ["python3", "/{script}"]
+    """
+    contexts = [
+        f"--build-context=yaml={Path(yaml.__file__).parent}",
+        f"--build-context=programs={Path(__file__).parent}",
+    ]
+    built = subprocess.run(
+        ["docker", "build", "--quiet", "--tag", image, *contexts, "-"],
+        input=dockerfile,
         capture_output=True,
         text=True,
     )

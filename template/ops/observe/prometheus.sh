@@ -7,4 +7,6 @@ for file in /observe/alerts/*.yaml; do
     sed '1,/^spec:/d; s/^  //' "$file" >"/tmp/rules/${file##*/}"
 done
 rm -f /tmp/rules/kustomization.yaml
-exec prometheus --config.file=/observe/prometheus.yaml --storage.tsdb.path=/tmp/data --storage.tsdb.retention.time=1d
+# Exemplars lead from a duration to its trace.
+exec prometheus --config.file=/observe/prometheus.yaml --enable-feature=exemplar-storage \
+    --storage.tsdb.path=/tmp/data --storage.tsdb.retention.time=1d

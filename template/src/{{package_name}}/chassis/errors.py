@@ -76,8 +76,8 @@ def problem(
     title = http.client.responses.get(status, "Error")
     body = {
         "type": "about:blank",
-        **(members or {}),
         "title": title,
+        **(members or {}),
         "status": status,
         "detail": None if detail == title else detail,
         "request_id": request.state.request_id,
@@ -96,7 +96,8 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
     # FastAPI's `detail` may be a mapping, though Starlette's type is a string.
     detail: Any = error.detail
     if isinstance(detail, dict):
-        return problem(request, error.status_code, headers=headers, members=detail)
+        text = detail.get("detail")
+        return problem(request, error.status_code, text, headers=headers, members=detail)
     return problem(request, error.status_code, str(detail), headers=headers)
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from . import errors
 from .feature import Check, DegradedError, NotReadyError
 from .metrics import REGISTRY
-from .service import Service
+from .service import Assessment, Service
 
 logger = structlog.get_logger()
 
@@ -53,12 +53,20 @@ async def ready(request: Request) -> Health:
     return Health(checks=checks)
 
 
-async def assess(request: Request) -> tuple[list[str], list[str]]:
+async def assess(request: Request) -> Assessment:
     """Run the readiness checks, and set the metrics that report them.
 
     Return the checks that fail, and those without which the service works, each with its reason.
+    Requests at the same time share one run, so many probes cost no more than one.
     """
     service = Service.of(request)
+    if service.assessment is None or service.assessment.done():
+        service.assessment = asyncio.create_task(_assess(service))
+    # A request that is cancelled does not end the run for the others.
+    return await asyncio.shield(service.assessment)
+
+
+async def _assess(service: Service) -> Assessment:
     checks = _checks(service)
     failing: list[str] = []
     degraded: list[str] = []

@@ -1,15 +1,19 @@
 """The service's metrics, and the route at which Prometheus collects them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Gauge,
     Histogram,
+    Metric,
     generate_latest,
 )
+from prometheus_client import REGISTRY as DEFAULT_REGISTRY
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
 from . import errors
 
@@ -44,6 +48,16 @@ BUILD = Gauge(
     registry=REGISTRY,
 )
 
+OPENMETRICS = "application/openmetrics-text"
+
+
+class _All(Collector):
+    """The metrics of both registries."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield from REGISTRY.collect()
+        yield from DEFAULT_REGISTRY.collect()
+
 
 def router(assess: Callable[..., Awaitable[object]]) -> APIRouter:
     """Serve the metrics; before each scrape, `assess` sets those of the readiness checks.
@@ -53,11 +67,18 @@ def router(assess: Callable[..., Awaitable[object]]) -> APIRouter:
     router = APIRouter(tags=["metrics"], responses=errors.RESPONSES, dependencies=[Depends(assess)])
 
     @router.get(
-        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}, OPENMETRICS: {}}}},
     )
-    async def metrics() -> Response:
-        """Metrics in Prometheus' text format."""
-        content = generate_latest(REGISTRY) + generate_latest()
-        return Response(content, media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        """Metrics in Prometheus' text format, or in OpenMetrics, which also has trace ids."""
+        # Not the library's choice: it fails on versions that are no numbers.
+        if OPENMETRICS in request.headers.get("accept", ""):
+            content = openmetrics.generate_latest(_All())  # type: ignore[no-untyped-call]
+            kind = openmetrics.CONTENT_TYPE_LATEST
+        else:
+            content, kind = generate_latest(_All()), CONTENT_TYPE_LATEST
+        return Response(content, media_type=kind, headers={"Vary": "Accept"})
 
     return router

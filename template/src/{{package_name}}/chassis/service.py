@@ -19,6 +19,8 @@ from .settings import EnvironmentSettings, Settings
 
 T = TypeVar("T")
 S = TypeVar("S", bound=EnvironmentSettings)
+# The readiness checks that fail, and those without which the service works.
+Assessment = tuple[list[str], list[str]]
 
 
 class Service(FastAPI):
@@ -39,6 +41,8 @@ class Service(FastAPI):
         self.operations = Operations(operations)
         # Set when a stop begins, so that streams and sockets can end.
         self.stop = asyncio.Event()
+        # The newest run of the readiness checks: probes at the same time share it.
+        self.assessment: asyncio.Task[Assessment] | None = None
         self.described: dict[str, Any] | None = None
         super().__init__(lifespan=_lifespan, responses=errors.RESPONSES, **options)
         # Before all other routes.

@@ -69,20 +69,30 @@ class Telemetry:
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         context = {"request_id": request_id}
+        # Leads from a duration to its trace, if the trace is recorded.
+        exemplar = None
         if (span := trace.get_current_span()) is not trace.INVALID_SPAN:
-            context["trace_id"] = trace.format_trace_id(span.get_span_context().trace_id)
+            traced = span.get_span_context()
+            context["trace_id"] = trace.format_trace_id(traced.trace_id)
+            if traced.trace_flags.sampled:
+                exemplar = {"trace_id": context["trace_id"]}
         tokens = structlog.contextvars.bind_contextvars(**context)
         header = (b"x-request-id", request_id.encode())
         try:
             if scope["type"] == "http":
-                await self._http(scope, receive, send, header)
+                await self._http(scope, receive, send, header, exemplar)
             else:
                 await self._websocket(scope, receive, send, header)
         finally:
             structlog.contextvars.reset_contextvars(**tokens)
 
     async def _http(
-        self, scope: Scope, receive: Receive, send: Send, request_id: tuple[bytes, bytes]
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request_id: tuple[bytes, bytes],
+        exemplar: dict[str, str] | None,
     ) -> None:
         status: int | None = None
         complete = False
@@ -114,7 +124,7 @@ class Telemetry:
             ACTIVE.dec()
             route = getattr(scope.get("route"), "path", None)
             method = scope["method"] if scope["method"] in METHODS else "_OTHER"
-            DURATION.labels(method, route or "", status or 0).observe(seconds)
+            DURATION.labels(method, route or "", status or 0).observe(seconds, exemplar)
             self._log("request", scope, route, status, seconds, failure, method=scope["method"])
 
     async def _websocket(

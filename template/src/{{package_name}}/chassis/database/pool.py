@@ -33,6 +33,12 @@ class Pool(AsyncAdaptedQueuePool):
             return super()._do_get()
 
 
+def is_exhausted(engine: AsyncEngine) -> bool:
+    """Check whether all connections are in use."""
+    pool = engine.pool
+    return isinstance(pool, Pool) and pool.checkedout() >= pool.size()
+
+
 @contextmanager
 def measured(engine: AsyncEngine) -> Iterator[None]:
     """Count the connections of `engine` in the metrics."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends
@@ -15,7 +16,7 @@ from ..service import Service, settings_of, state_of
 from ..settings import PACKAGE
 from . import faults
 from .driver import Driver
-from .pool import measured
+from .pool import is_exhausted, measured
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Database:
 
     driver: Driver
     engine: AsyncEngine
+    create_spare: Callable[[], AsyncEngine]
+    """Create another engine, for a check while requests use all connections of `engine`."""
     sessions: async_sessionmaker[AsyncSession]
     read_sessions: async_sessionmaker[AsyncSession]
 
@@ -32,11 +35,12 @@ def feature(driver: Driver) -> Feature:
     @asynccontextmanager
     async def lifespan(service: Service) -> AsyncIterator[Database]:
         # It connects when it is first used, so the service starts even while the database is down.
-        url = settings_of(service, driver.settings).database_url
-        engine = driver.create_engine(url.get_secret_value())
+        url = settings_of(service, driver.settings).database_url.get_secret_value()
+        create = partial(driver.create_engine, url)
+        engine = create()
         reading = _session_maker(driver.reading(engine), driver.read_session)
         with measured(engine):
-            yield Database(driver, engine, _session_maker(engine), reading)
+            yield Database(driver, engine, create, _session_maker(engine), reading)
         await engine.dispose()
 
     return Feature(
@@ -52,15 +56,25 @@ def _session_maker(
 
 
 async def check(service: Service) -> None:
-    """Raise unless the database responds and was migrated."""
+    """Raise unless the database responds and was migrated.
+
+    It passes while requests use all connections: the database responds, and other instances
+    would be worse off with more requests.
+    """
     database = state_of(service, Database)
+    engine = database.engine
+    if is_exhausted(engine):
+        engine = database.create_spare()
     try:
-        await faults.check_migrated(database.engine, database.driver)
+        await faults.check_migrated(engine, database.driver)
     except (exc.DBAPIError, exc.TimeoutError) as error:
         reason = faults.reason(error)
         if "alembic_version" in reason:
             reason += f"; a new database needs: python -m {PACKAGE} migrate"
         raise RuntimeError(reason) from None
+    finally:
+        if engine is not database.engine:
+            await engine.dispose()
 
 
 def open_session(source: HTTPConnection | Service) -> AsyncSession:

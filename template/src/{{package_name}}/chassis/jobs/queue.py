@@ -108,17 +108,23 @@ class WorkerDriver(Driver):
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = postgresql.reading(engine)
         self.stopped = asyncio.Event()
+        self.is_down = False
         self.listening: list[asyncio.Task[None]] = []
 
     async def fetch(self, query: str, *args: object) -> Rows:
         while True:
             try:
                 async with self.engine.connect() as connection:
-                    return await run(connection, query, args)
+                    rows = await run(connection, query, args)
+                self.is_down = False
+                return rows
             except (exc.DBAPIError, exc.TimeoutError) as error:
                 if not _is_down(error) or self.stopped.is_set():
                     raise
-                logger.warning("database is down", error=faults.reason(error))
+                # Once: each job that ended would write two lines a second.
+                if not self.is_down:
+                    logger.warning("database is down", error=faults.reason(error))
+                self.is_down = True
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopped.wait(), PAUSE_SECONDS)
 

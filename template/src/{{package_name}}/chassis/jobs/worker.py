@@ -38,7 +38,10 @@ GIVE_BACK_SECONDS = 0.5
 # A worker that is this late to look for jobs is not ready.
 STUCK_SECONDS = 30.0
 
-IS_OURS = "SELECT id FROM jobs.pgqueuer WHERE id = $1 AND queue_manager_id = $2"
+# It checks and renews in one statement: after an outage, all workers look for jobs at once.
+RENEW_LEASE = """
+UPDATE jobs.pgqueuer SET heartbeat = now() WHERE id = $1 AND queue_manager_id = $2 RETURNING id
+"""
 
 logger = structlog.get_logger()
 
@@ -70,8 +73,9 @@ class WorkerQueries(Queries):
     async def retry_job(
         self, job: models.Job, delay: timedelta, traceback_record: models.TracebackRecord | None
     ) -> None:
-        # A worker that was held up may be late: another one runs the job by now.
-        if await self.driver.fetch(IS_OURS, job.id, job.queue_manager_id):
+        # After a delay or an outage, another run may have begun: in another worker, or in this one.
+        is_ours = await self.driver.fetch(RENEW_LEASE, job.id, job.queue_manager_id)
+        if is_ours and job.id not in self.worker.manager.job_context:
             await super().retry_job(job, delay, traceback_record)
 
 
