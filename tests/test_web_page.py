@@ -277,6 +277,28 @@ def test_one_click_compares_a_choice(visit: Open, render: Any) -> None:
     assert page.evaluate("document.activeElement.value") == "redis"
 
 
+def test_a_late_preview_leaves_a_comparison_alone(visit: Open) -> None:
+    page = visit()
+    settled(page)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if "Order Desk" in str(route.request.post_data):
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/v1/previews", hold)
+    page.locator("#project_name").fill("Order Desk")
+    while not held:
+        page.wait_for_timeout(10)
+    page.get_by_role("button", name="Compare with Redis").click()
+    expect(page.locator("#comparison-status")).to_contain_text("17 files added")
+    held[0].continue_()
+    expect(page.locator("#status")).to_contain_text("The last change")
+    expect(page.locator("#comparison-status")).to_contain_text("17 files added")
+
+
 def test_a_question_that_an_answer_hides_goes_and_keeps_the_focus(visit: Open) -> None:
     page = visit("#database=postgresql&jobs=postgresql")
     settled(page)

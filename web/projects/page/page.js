@@ -24,9 +24,9 @@ const size = (bytes) => `${(bytes / 1000).toFixed(1)} kB`;
 const same = (one, other) => JSON.stringify(Object.entries(one).sort()) === JSON.stringify(Object.entries(other).sort());
 const stable = (path) => path.replace(/^(\/?)src\/[^/]+/, "$1src/*"); // The same if the package gets another name.
 
-function say(text, isError = false) {
-  Object.assign(byId(dialog.open ? "comparison-status" : "status"), { textContent: text, className: isError ? "error" : "" });
-  if (!dialog.open) byId("again").hidden = !isError;
+function say(text, isError = false, region = dialog.open ? dialog : preview) {
+  Object.assign(byId(region === dialog ? "comparison-status" : "status"), { textContent: text, className: isError ? "error" : "" });
+  if (region !== dialog) byId("again").hidden = !isError;
 }
 
 /** Return a function that runs `task`, aborts its run before, and says what fails or takes long. */
@@ -35,9 +35,9 @@ function latest(region, progress, task) {
   return async (...given) => {
     running.abort();
     const { signal } = (running = new AbortController());
-    const slow = setTimeout(() => progress && !signal.aborted && say(progress), 800);
+    const slow = setTimeout(() => progress && !signal.aborted && say(progress, false, region), 800);
     region.ariaBusy = "true";
-    await task(signal, ...given).catch((error) => signal.aborted || say(error.message, true));
+    await task(signal, ...given).catch((error) => signal.aborted || say(error.message, true, region));
     clearTimeout(slow);
     if (!signal.aborted) region.ariaBusy = "false";
   };
@@ -117,14 +117,14 @@ const update = latest(preview, "Working …", async (signal, delay) => {
   history.replaceState(null, "", `#${new URLSearchParams(told.map((one) => [one.name, one.value]))}`);
   found.questions.forEach(updateField);
   const wrong = found.questions.filter((one) => one.message).length;
-  if (wrong) return say(`${notice}${count(wrong, "answer")} can't work, so there is no new preview.`);
+  if (wrong) return say(`${notice}${count(wrong, "answer")} can't work, so there is no new preview.`, false, preview);
   const sides = previous && !same(previous, found.answers) && { before: previous, after: found.answers };
   const { files } = sides ? await ask(signal, "comparisons", sides) : { files: [] };
   current = found;
   for (const name of ["copier", "make"]) byId(name).textContent = found.commands[name];
   marks = new Map(files.map((file) => [file.path, file]));
   const change = sides ? ` The last change: ${summary(files)}.` : "";
-  say(`${notice}${count(found.files.length, "file")}, ${size(sum(found.files, "size"))}.${change}`);
+  say(`${notice}${count(found.files.length, "file")}, ${size(sum(found.files, "size"))}.${change}`, false, preview);
   const focused = document.activeElement.id;
   const opened = [...tree.querySelectorAll("[open] > summary")].map((one) => stable(one.id));
   tree.replaceChildren(makeList([...new Set([...found.files.map(({ path }) => path), ...marks.keys()])].sort(), "", opened));
