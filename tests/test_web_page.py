@@ -123,6 +123,13 @@ def test_with_the_keyboard_alone_a_refusal_is_read_and_corrected(visit: Open, te
         for key in keys:
             page.keyboard.press(key)
 
+    def tab_to(wanted: str) -> None:
+        stops = []
+        while focused() != wanted:
+            press("Tab")
+            stops.append(focused())
+            assert len(stops) < 200, f"no stop {wanted} in {stops}"
+
     press("Tab", "Tab", "Tab")
     assert focused() == "project_name"
     press("Control+A")
@@ -157,8 +164,7 @@ def test_with_the_keyboard_alone_a_refusal_is_read_and_corrected(visit: Open, te
     expect(page.locator("#package_name-message")).to_be_empty()
     # To the database, whose choices are one stop and its comparisons the next ones.
     page.locator("#python_version input:checked").focus()
-    while focused() != "none":
-        press("Tab")
+    tab_to("none")
     press("ArrowDown")
     assert page.locator("#database input:checked").get_attribute("value") == "sqlite"
     settled(page)
@@ -166,11 +172,9 @@ def test_with_the_keyboard_alone_a_refusal_is_read_and_corrected(visit: Open, te
     page.locator("#skip").focus()
     press("Enter")
     assert focused() == "preview"
-    while focused() != "/src/desk/":
-        press("Tab")
+    tab_to("/src/desk/")
     press("Enter")
-    while focused() != "/src/desk/app.py":
-        press("Tab")
+    tab_to("/src/desk/app.py")
     press("Enter")
     settled(page)
     expect(page.locator("#path")).to_have_text("src/desk/app.py")

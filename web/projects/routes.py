@@ -21,11 +21,11 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# Else browsers keep what they got from an older release.
+# Without it, browsers keep the files of an older release.
 HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
 MOST_OF_A_CLIENT, MOST = 16, 100  # requests at once
 RETRY_AFTER = {"Retry-After": "1"}
-# Longer than any rule allows, so that Copier's message is seen, and short for a rule to check.
+# Longer than any rule allows, so that Copier refuses it; short enough for any regular expression.
 Text = Annotated[str, Body(max_length=1000)]
 Answers = Annotated[dict[Text, Text], Body(max_length=50, embed=True)]
 
@@ -34,7 +34,7 @@ feature = Feature(name="projects", lifespan=lambda _: service.opened(FOLDER / "t
 
 
 async def admit(request: Request) -> AsyncIterator[service.Projects]:
-    """Yield the projects to a client that does not ask for too many at once."""
+    """Yield the projects, unless too many requests run; turn refusals into responses."""
     projects = state_of(request, service.Projects)
     client = request.client.host if request.client else ""
     if projects.clients[client] >= MOST_OF_A_CLIENT:

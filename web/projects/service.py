@@ -56,7 +56,7 @@ class Projects:
         self.renders[key] = render
         for oldest in [*self.renders][:-MOST_RENDERS]:
             del self.renders[oldest]
-        # It goes on if this client goes: others may wait for it too.
+        # It continues if this request ends: others may wait for it too.
         return await asyncio.shield(render)
 
     def commands(self, asked: list[dict[str, Any]], slug: str) -> dict[str, str]:
