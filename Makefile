@@ -26,6 +26,18 @@ new: $(UV) ## Write a new service to DEST=../my-service (ARGS="--defaults" asks 
 	@test -n "$$DEST" || { echo "where to? for example: make new DEST=../my-service" >&2; exit 1; }
 	@$(WITH_ARGS) $(RUN) --no-default-groups new.py "$$DEST"
 
+.PHONY: web web-image web-build
+web: web-build ## Serve a page that previews services at http://localhost:8000 (PORT=8000)
+	@echo "the page: http://localhost:$${PORT:-8000}"
+	@$(MAKE) -C build/web dev
+
+web-image: web-build ## Build the page's image (IMAGE=start-page)
+	@$(MAKE) -C build/web lock build
+
+web-build: $(UV)
+	@mkdir -p build/web && find build/web -mindepth 1 -maxdepth 1 ! -name .uv ! -name .venv ! -name uv.lock -exec rm -r {} +
+	@$(RUN) --no-default-groups web/build.py build/web $${ORIGIN+"$$ORIGIN"}
+
 ##@ Work on the template
 
 .PHONY: check test test-all bench

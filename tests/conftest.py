@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -297,6 +298,33 @@ def installed_with(shared: Any, render: Callable[..., Path]) -> Callable[..., Pa
 def installed(installed_with: Callable[..., Path]) -> Path:
     """A project of default answers after `make install`; not to be changed."""
     return installed_with()
+
+
+@pytest.fixture(scope="session")
+def start_page_project(shared: Any, upstream: Path) -> Path:
+    """The service of `web/` after `make install`, built by a clone whose commit is a release; not to be changed."""
+    command = [sys.executable, upstream / "web/build.py"]
+    project: Path = shared("start-page", lambda folder: run(*command, folder / "web", upstream)) / "web"
+    # Not in the making: a virtual environment can't be moved.
+    with project.parent.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run("make", "install", cwd=project)
+    return project
+
+
+@pytest.fixture(scope="session")
+def start_page(start_page_project: Path) -> Iterator[str]:
+    """The address at which that service is served."""
+    port = free_port()
+    command = [start_page_project / ".venv/bin/python", "-m", "start_page"]
+    environment = {**os.environ, "PORT": str(port), "LOG_LEVEL": "error"}
+    process = subprocess.Popen(command, cwd=start_page_project, env=environment)
+    try:
+        get(f"http://127.0.0.1:{port}/health/ready")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 @pytest.fixture
