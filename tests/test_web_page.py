@@ -14,7 +14,18 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import ROOT, commit, features_only, make_check, run, without_engine
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, Route, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Request,
+    Route,
+    expect,
+    sync_playwright,
+)
+from playwright.sync_api import Error as BrowserError
 from test_update import upstream
 
 # A fixture, by name.
@@ -52,15 +63,26 @@ def visit(chromium: Browser, start_page: str) -> Iterator[Open]:
         context.route(lambda url: not url.startswith((f"{start_page}/", "blob:", "data:")), outside)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on(
-            "console",
-            lambda message: (
+        changed: list[str] = []
+
+        def heard(message: ConsoleMessage) -> None:
+            # Chromium drops requests, to this machine too, when the containers of other tests come and go.
+            if "ERR_NETWORK_CHANGED" in message.text:
+                changed.append(message.text)
+            elif message.type in ("error", "warning") and not (failures and "Failed to load" in message.text):
                 wrong.append(message.text)
-                if message.type in ("error", "warning") and not (failures and "Failed to load" in message.text)
-                else None
-            ),
-        )
-        page.goto(f"{start_page}/{fragment}")
+
+        page.on("console", heard)
+        for _ in range(5):
+            changed.clear()
+            try:
+                page.goto(f"{start_page}/{fragment}")
+            except BrowserError as error:
+                if "ERR_NETWORK_CHANGED" not in error.message:
+                    raise
+            else:
+                if not changed:
+                    break
         return page
 
     yield open_page

@@ -45,14 +45,14 @@ function latest(region, progress, task) {
 
 async function ask(signal, path, body, read = (response) => response.json()) {
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const send = () => fetch(`v1/${path}`, { ...(body && post), signal });
   for (let isFirst = true; ; isFirst = false) {
     signal.throwIfAborted();
-    const response = await fetch(`v1/${path}`, { ...(body && post), signal }).catch(() => null);
+    const response = await send().catch(() => pause(200).then(send).catch(() => null)); // The network may have changed.
     if (!response) throw new Error("The service can't be reached. What you see is the last preview.");
     if (response.ok) return read(response);
     const { detail } = await response.json().catch(() => ({}));
-    const isBusy = [429, 503].includes(response.status);
-    if (!isBusy) throw new Error(detail || `The service failed with status ${response.status}.`);
+    if (![429, 503].includes(response.status)) throw new Error(detail || `The service failed with status ${response.status}.`);
     if (!isFirst) throw new Error("The service is still busy. Try again in a minute.");
     const seconds = Number(response.headers.get("Retry-After")) || 1;
     say(`The service is busy. This page tries again in ${count(seconds, "second")}.`);
