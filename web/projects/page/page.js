@@ -251,7 +251,7 @@ byId("questions").addEventListener("input", ({ target }) => {
   edited = target;
   notice = "";
   answers[target.name] = target.value;
-  update(100);
+  update(50);
 });
 window.addEventListener("hashchange", () => { [previous, edited] = [current.answers, null]; readAddress(); update(0); });
 byId("skip").addEventListener("click", (event) => { event.preventDefault(); preview.focus(); });
