@@ -23,6 +23,7 @@ import pytest
 import quick_renders
 import standins
 import yaml
+from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 RESERVED = (ROOT / "includes/reserved.txt").read_text().split()
@@ -351,15 +352,23 @@ def without_engine(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def at_hand(command: str) -> str:
-    """Return where a command is; without it the test is skipped, or fails under REQUIRE_DOCKER=1.
+def at_hand(command: str, *others: str) -> str:
+    """Return where a command is, by one of its names; without it the test is skipped, or fails under REQUIRE_DOCKER=1.
 
     For what .ci/prepare installs.
     """
-    found = shutil.which(command)
+    found = next(filter(None, map(shutil.which, (command, *others))), None)
     if not found:
         without_engine(f"{command} is not installed")
     return found
+
+
+@contextlib.contextmanager
+def headless_chromium() -> Iterator[Browser]:
+    """A Chromium of this machine, not for a whole run: while it is open, nothing else can start an event loop."""
+    found = at_hand("chromium", "chromium-browser", "google-chrome")
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=found) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -49,8 +49,14 @@ def with_pairs(chosen: list[dict[str, str]]) -> list[dict[str, str]]:
 DATABASES = [{**NOTHING, "database": name} for name in CHOICES["database"] if name != "none"]
 ELSEWHERE = [NOTHING, EVERYTHING, OTHERS, *DATABASES]
 PAIRS = with_pairs(ELSEWHERE)
-# The same of all questions.
-SETS = make(CHOICES, constraints=[{"operator": "fn", "requires": ["database", "jobs"], "evaluate": allowed}])
+
+
+def pairwise(choices: dict[str, Any]) -> list[dict[str, str]]:
+    """Return sets of answers in which each choice of a question meets each choice of each other."""
+    return make(choices, constraints=[{"operator": "fn", "requires": ["database", "jobs"], "evaluate": allowed}])
+
+
+SETS = pairwise(CHOICES)
 
 
 def named(answers: dict[str, str]) -> str:

@@ -16,10 +16,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import NASTY, add_to_app, container, free_port, get, run, state, without_engine
+from conftest import NASTY, add_to_app, container, free_port, get, headless_chromium, run, state
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from playwright.sync_api import BrowserContext, Route, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Route, expect
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -257,11 +257,7 @@ def test_what_it_does_otherwise_is_found(image: str, with_orders: Path) -> None:
 
 @pytest.fixture
 def browser() -> Iterator[BrowserContext]:
-    """A headless Chromium of this machine; else the test is skipped, or fails under REQUIRE_DOCKER=1."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        without_engine("there is no Chromium")
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=found) as chromium:
+    with headless_chromium() as chromium:
         yield chromium.new_context()
 
 

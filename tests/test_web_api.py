@@ -25,6 +25,7 @@ import test_questions
 import yaml
 from conftest import (
     CHOICES,
+    EVERYTHING,
     NASTY,
     ROOT,
     commit,
@@ -38,8 +39,7 @@ from conftest import (
     run,
     state,
 )
-from covertable import make
-from test_combinations import allowed
+from test_combinations import pairwise
 from test_update import NEXT, make_update, next_release, upstream
 
 # A fixture, by name.
@@ -47,11 +47,7 @@ __all__ = ["upstream"]
 
 NEEDS = ["database", "jobs", "cache", "auth", "ci", "deploy"]
 # Sets in which each choice of a question that decides which files there are meets each choice of each other.
-SETS = make(
-    {name: CHOICES[name] for name in NEEDS},
-    constraints=[{"operator": "fn", "requires": ["database", "jobs"], "evaluate": allowed}],
-)
-EVERYTHING = {"database": "postgresql", "jobs": "postgresql", "cache": "redis", "auth": "jwt", "deploy": "kubernetes"}
+SETS = pairwise({name: CHOICES[name] for name in NEEDS})
 
 
 def post(url: str, to: str, **body: Any) -> httpx2.Response:
@@ -59,10 +55,15 @@ def post(url: str, to: str, **body: Any) -> httpx2.Response:
 
 
 def unpack(url: str, folder: Path, **answers: str) -> Path:
-    """Download a project and unpack it as `unzip` does, with its modes; return its folder."""
+    """Download a project and unpack it; return its folder."""
     response = post(url, "archives", answers=answers)
     assert response.status_code == 200, response.text
-    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+    return unzip(io.BytesIO(response.content), folder)
+
+
+def unzip(packed: Path | io.BytesIO, folder: Path) -> Path:
+    """Unpack a project as the command `unzip` does, with its modes; return its folder."""
+    with zipfile.ZipFile(packed) as archive:
         archive.extractall(folder)
         for member in archive.infolist():
             (folder / member.filename).chmod(member.external_attr >> 16)

@@ -3,17 +3,15 @@
 import difflib
 import gzip
 import re
-import shutil
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import ROOT, commit, features_only, make_check, run, without_engine
+from conftest import ROOT, commit, features_only, headless_chromium, make_check, run
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -23,10 +21,10 @@ from playwright.sync_api import (
     Request,
     Route,
     expect,
-    sync_playwright,
 )
 from playwright.sync_api import Error as BrowserError
 from test_update import upstream
+from test_web_api import unzip
 
 # A fixture, by name.
 __all__ = ["upstream"]
@@ -37,10 +35,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not found:
-        without_engine("there is no Chromium")
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=found) as browser:
+    with headless_chromium() as browser:
         yield browser
 
 
@@ -401,10 +396,7 @@ def test_the_project_in_the_zip_passes_its_checks(visit: Open, tmp_path: Path) -
     with page.expect_download() as started:
         page.get_by_role("button", name="Download the zip").click()
     assert started.value.suggested_filename == "order-desk.zip"
-    with zipfile.ZipFile(started.value.path()) as archive:
-        for member in archive.infolist():
-            Path(archive.extract(member, tmp_path)).chmod(member.external_attr >> 16 & 0o777)
-    project = tmp_path / "order-desk"
+    project = unzip(started.value.path(), tmp_path / "unpacked")
     commit(project, "Unzipped")
     make_check(project, features_only(project))
 
