@@ -20,7 +20,7 @@ from ..settings import PACKAGE, Settings
 from . import schedule
 from .feature import jobs_of
 from .job import Job
-from .queue import SessionDriver, in_one_line, queries
+from .queue import SessionDriver, announce, in_one_line, queries
 
 WORKER = f"{__package__}.worker:create_worker"
 
@@ -155,11 +155,13 @@ async def _enqueue(
 
 
 async def _change(session: AsyncSession, action: str, chosen: list[int]) -> None:
-    statements = queries(SessionDriver(session))
+    driver = SessionDriver(session)
+    statements = queries(driver)
     if action == "retry":
         failed = set(await session.scalars(FAILED))
         ids = sorted(failed.intersection(chosen) if chosen else failed)
         await statements.requeue_jobs([JobId(number) for number in ids])
+        await announce(driver)
     else:
         ids = sorted(await session.scalars(FOUND, {"ids": chosen}))
         for start in range(0, len(ids), MOST_IN_A_NOTICE):

@@ -16,6 +16,7 @@ from pgqueuer.adapters.persistence.qb import (
     QuerySchedulerBuilder,
 )
 from pgqueuer.adapters.persistence.queries import Queries
+from pgqueuer.domain.models import TableChangedEvent, utc_now
 from pgqueuer.domain.settings import DBSettings, Durability
 from pgqueuer.domain.types import Channel
 from sqlalchemy import exc
@@ -42,7 +43,7 @@ NAMES = DBSettings(
 )
 # Between two attempts to reach a database that is down.
 PAUSE_SECONDS = 0.5
-# PostgreSQL announces each changed row; a worker need not look for jobs that often.
+# A worker need not look for jobs that often, however many are announced.
 LEAST_SECONDS_BETWEEN_NOTICES = 0.02
 LONGEST_LINE = 1000
 # How often a connection that only listens is checked.
@@ -100,6 +101,18 @@ class SessionDriver(Driver):
 
     async def fetch(self, query: str, *args: object) -> Rows:
         return await run(await self.session.connection(), query, args)
+
+
+async def announce(driver: Driver) -> None:
+    """Make all workers look for jobs: PgQueuer announces only new rows, and those deleted."""
+    event = TableChangedEvent(
+        type="table_changed_event",
+        channel=NAMES.channel,
+        operation="update",
+        table=NAMES.queue_table,
+        sent_at=utc_now(),
+    )
+    await driver.notify(NAMES.channel, event.model_dump_json())
 
 
 class WorkerDriver(Driver):

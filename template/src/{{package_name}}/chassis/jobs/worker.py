@@ -17,6 +17,7 @@ from pgqueuer.adapters.persistence.queries import Queries
 from pgqueuer.core.qm import QueueManager
 from pgqueuer.domain import models, types
 from pgqueuer.ports.repository import EntrypointExecutionParameter
+from sqlalchemy import exc
 
 from .. import app as chassis_app
 from .. import settings as chassis_settings
@@ -26,7 +27,7 @@ from ..service import Service, settings_of, state_of
 from . import metrics, schedule
 from .feature import Settings, jobs_of
 from .job import Job
-from .queue import NAMES, WorkerDriver, builders
+from .queue import NAMES, WorkerDriver, announce, builders
 from .runs import Executor, Running
 
 # A worker that was not heard from for this long has ended: others run its jobs.
@@ -77,6 +78,9 @@ class WorkerQueries(Queries):
         is_ours = await self.driver.fetch(RENEW_LEASE, job.id, job.queue_manager_id)
         if is_ours and job.id not in self.worker.manager.job_context:
             await super().retry_job(job, delay, traceback_record)
+            # What this raised would make a failed job of it.
+            with suppress(exc.DBAPIError, exc.TimeoutError):
+                await announce(self.worker.driver)
 
 
 class Manager(QueueManager):
