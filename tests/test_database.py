@@ -116,24 +116,28 @@ class Order(Base):
 
 @pytest.mark.usefixtures("one_environment")
 def test_migrations_find_the_tables_of_models_and_of_imports(render: Any, tmp_path: Path) -> None:
-    """In each models.py, and in imports below `# Yours:`, which no formatter moves."""
+    """In each models.py and folder models, and in imports below `# Yours:`, which no formatter moves or removes."""
     project = Path(shutil.copytree(render(database="sqlite"), tmp_path / "project"))
-    for name in ("orders/models.py", "customers/tables.py"):
-        module = project / "src/my_service" / name
-        module.parent.mkdir()
-        (module.parent / "__init__.py").touch()
-        module.write_text(ORDERS.strip().replace("Order(", "Customer(" if "tables" in name else "Order(") + "\n")
-    tables = project / "src/my_service/customers/tables.py"
-    tables.write_text(tables.read_text().replace('"orders"', '"customers"'))
+    modules = {
+        "Order": "orders/models.py",
+        "Box": "boxes/models/__init__.py",
+        "Lid": "boxes/models/lids.py",
+        "Customer": "customers/tables.py",
+    }
+    for name, path in modules.items():
+        module = project / "src/my_service" / path
+        module.parent.mkdir(parents=True, exist_ok=True)
+        text = ORDERS.strip().replace("Order(", f"{name}(").replace("orders", f"all_{name.lower()}") + "\n"
+        module.write_text(text.replace("from ..", "from my_service."))
     environment = project / "migrations/env.py"
-    imported = "# Yours:\nfrom my_service.customers import tables  # noqa: F401\n"
+    imported = "# Yours:\nfrom my_service.customers import tables\n"
     environment.write_text(environment.read_text().replace("# Yours:\n", imported))
     run("make", "format", cwd=project)
     assert imported in environment.read_text()
     run("make", "migration", "m=orders", cwd=project)
     (written,) = set((project / "migrations/versions").glob("*.py")) - {project / "migrations/versions/0001_items.py"}
-    assert '"orders"' in written.read_text()
-    assert '"customers"' in written.read_text()
+    for name in modules:
+        assert f'"all_{name.lower()}"' in written.read_text()
     run("make", "lint", cwd=project)
 
 
@@ -142,11 +146,11 @@ def delete_the_example(project: Path) -> None:
     shutil.rmtree(project / "src/my_service/items")
     (project / "tests/test_items.py").unlink()
     app = project / "src/my_service/app.py"
-    text = app.read_text()
-    for line in ("from .items import routes as items\n", "    app.include_router(items.router)\n"):
-        assert line in text
-        text = text.replace(line, "")
-    app.write_text(text)
+    lines = app.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not re.search(r"\bitems\b", line)]
+    assert len(kept) == len(lines) - 2
+    # Only the example's routes used it.
+    app.write_text("".join(kept).replace("import auth, ", "import "))
 
 
 @pytest.mark.usefixtures("one_environment")
