@@ -726,16 +726,46 @@ def without_choice(piece: list[bytes] | Hunk) -> list[bytes] | Hunk:
     if not piece.base:
         head, inserted, tail = common(piece)
         return [*head, *inserted.theirs, *inserted.ours, *tail]
-    ours, theirs = edits(piece.base, piece.ours), edits(piece.base, piece.theirs)
+    base = split_imports(piece.base)
+    ours, theirs = (edits(base, split_imports(side)) for side in (piece.ours, piece.theirs))
     if any(meet(mine, other) for mine in ours for other in theirs):
         return piece
     merged: list[bytes] = []
     place = 0
     # At the same place the template's lines come first.
     for start, end, lines in sorted([*theirs, *ours], key=lambda edit: edit[:2]):
-        merged += [*piece.base[place:start], *lines]
+        merged += [*base[place:start], *lines]
         place = end
-    return [*merged, *piece.base[place:]]
+    return join_imports([*merged, *base[place:]])
+
+
+NAME = rb"\w+(?: as \w+)?"
+IMPORT = re.compile(rb"( *from [\w.]+ import )(%s(?:, %s)*)(\r?\n)" % (NAME, NAME))
+
+
+def split_imports(lines: list[bytes]) -> list[bytes]:
+    """Give each name that a line imports a line of its own, since both sides may change others."""
+    found = ((line, IMPORT.fullmatch(line)) for line in lines)
+    return [
+        part
+        for line, match in found
+        for part in (
+            [match[1] + name + match[3] for name in match[2].split(b", ")] if match else [line]
+        )
+    ]
+
+
+def join_imports(lines: list[bytes]) -> list[bytes]:
+    """Join neighbouring lines that import from one module, with each name once."""
+    joined: list[bytes] = []
+    for line in lines:
+        match, last = IMPORT.fullmatch(line), IMPORT.fullmatch(joined[-1] if joined else b"")
+        if match and last and match.group(1, 3) == last.group(1, 3):
+            names = dict.fromkeys([*last[2].split(b", "), *match[2].split(b", ")])
+            joined[-1] = match[1] + b", ".join(names) + match[3]
+        else:
+            joined.append(line)
+    return joined
 
 
 Edit = tuple[int, int, list[bytes]]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, commit, features_only, make_check, run
 from test_database import delete_the_example
-from test_update import NEXT, RELEASES, conflicts, merge_into, released, start, update, updater, upstream
+from test_update import NEXT, RELEASES, conflicts, merge_into, released, start, updater, upstream
 
 # Fixtures, by name.
 __all__ = ["merge_into", "released", "start", "updater", "upstream"]
@@ -64,14 +64,18 @@ def test_tables_that_env_py_of_1_3_0_imports_are_still_found_after_an_update(
 
 
 @pytest.mark.usefixtures("one_environment")
-def test_switching_the_cache_off_has_no_conflict_without_the_example(start: Any) -> None:
-    project = start(NEXT, database="sqlite", cache="redis")
+def test_switching_the_cache_off_has_no_conflict_without_the_example(
+    start: Any, released: Any, merge_into: Any
+) -> None:
+    """One line of app.py imports both what only the example used, and the cache."""
+    before = {"database": "sqlite", "cache": "redis", "auth": "jwt"}
+    project = start(NEXT, **before)
     delete_the_example(project)
     commit(project, "our work")
-    update(project, cache="none")
+    merge_into(project, released(NEXT, **before), released(NEXT, **{**before, "cache": "none"}))
     assert conflicts(project) == []
     app = (project / "src/my_service/app.py").read_text()
-    assert not re.findall(r"items|\bcache\b", app)
+    assert not re.findall(r"items|\bcache\b|import auth", app)
     for name in ("src/my_service/items", "tests/test_items.py", "src/my_service/chassis/cache"):
         assert not (project / name).exists()
     run("make", "lint", cwd=project)
