@@ -91,6 +91,7 @@ UP = {**gauge("up", "1x4400"), **gauge("service_ready", "1x4400")}
 WORKER_UP = {**gauge("up", "1x60", WORKER), **gauge("service_ready", "1x60", WORKER)}
 POD = 'namespace="production",pod="my-service-7c9f8d6b5c-x2x7q"'
 OTHER_POD = 'namespace="production",pod="my-service-admin-7c9f8d6b5c-x2x7q"'
+KEPT_JOBS = f'{WORKER},job_name="send_receipt"'
 FAILED_JOB = f'{WORKER},job_name="send_receipt",outcome="failed"'
 
 # The alert; at how many minutes; what makes it fire; what does not.
@@ -212,6 +213,18 @@ CASES: list[tuple[str, int, list[Series], list[Series]]] = [
         20,
         [gauge("job_duration_seconds_count", "0x15 1x20", FAILED_JOB)],
         [gauge("job_duration_seconds_count", "0+9x60", FAILED_JOB.replace('"failed"', '"retried"'))],
+    ),
+    # It failed before the first scrape of a new worker.
+    (
+        "JobsFail",
+        40,
+        [
+            {
+                **gauge("jobs_failed", "0x15", KEPT_JOBS),
+                **gauge("jobs_failed", "_x17 1x60", KEPT_JOBS.replace('"b"', '"c"')),
+            }
+        ],
+        [gauge("jobs_failed", values, KEPT_JOBS) for values in ("2x60", "2x20 1x40")],
     ),
 ]
 
