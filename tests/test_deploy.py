@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -802,6 +803,29 @@ def test_deploy_needs_neither_secret_nor_migration_where_nothing_does(cluster: p
     assert changed(cluster) == ["create Service my-service", "create Deployment my-service"]
 
 
+def test_a_deployment_that_is_stopped_deletes_its_temporary_files(
+    cluster: played.Cluster, render: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.states = {"my-service": {"phase": "Running"}}
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+
+    def is_waiting() -> None:
+        assert "create Deployment my-service" in cluster.changes
+
+    command = ["make", "deploy", "OVERLAY=test", "IMAGE=orders:1"]
+    deploying = subprocess.Popen(command, cwd=render(**ANSWERS[0]), start_new_session=True)
+    try:
+        eventually(is_waiting)
+        assert list(folder.iterdir())
+    finally:
+        # To all processes, as Ctrl-C does.
+        os.killpg(deploying.pid, signal.SIGTERM)
+    assert deploying.wait(10) != 0
+    assert list(folder.iterdir()) == []
+
+
 def test_a_failed_migration_leaves_service_and_worker_as_they_were(cluster: played.Cluster, render: Any) -> None:
     cluster.objects["secrets", "my-service-test", "my-service"] = SECRET
     cluster.migrations = "Failed"
@@ -1311,6 +1335,11 @@ def test_diff_shows_what_would_change_and_changes_nothing(cluster: played.Cluste
     assert re.search(r"(?m)^-.* image: orders:1$", other.stdout)
     assert re.search(r"(?m)^\+.* image: orders:2$", other.stdout)
     assert cluster.changes == []
+    # With a session that expired, for example.
+    cluster.forbidden = {"get namespaces"}
+    refused = make(project, "deploy-diff", OVERLAY="test", IMAGE="orders:2")
+    assert (refused.returncode != 0, refused.stdout) == (True, "")
+    assert "kubectl can't read the namespace my-service-test, so nothing is compared\n" in refused.stderr
 
 
 @pytest.mark.parametrize("target", ["deploy", "deploy-diff"])

@@ -309,7 +309,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def read(self, query: dict[str, list[str]]) -> None:
         version, resource, namespace, name = self.place()
-        self.note("get" if name else "watch" if "watch" in query else "list")
+        verb = "get" if name else "watch" if "watch" in query else "list"
+        self.note(verb)
+        if self.is_forbidden(verb, resource):
+            return
         if resource not in KIND_OF:
             self.refuse(404, "NotFound", f"there is no {resource}")
         elif "/proxy/" in name:
