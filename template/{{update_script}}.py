@@ -720,15 +720,16 @@ def sign_of(line: bytes) -> bytes:
 
 
 def without_choice(piece: list[bytes] | Hunk) -> list[bytes] | Hunk:
-    """Merge a hunk of neighbouring lines in which no line was changed by both sides."""
+    """Merge a hunk of neighbouring lines in which both sides changed no line differently."""
     if not isinstance(piece, Hunk):
         return piece
     if not piece.base:
         head, inserted, tail = common(piece)
         return [*head, *inserted.theirs, *inserted.ours, *tail]
     base = split_imports(piece.base)
-    ours, theirs = (edits(base, split_imports(side)) for side in (piece.ours, piece.theirs))
-    if any(meet(mine, other) for mine in ours for other in theirs):
+    mine, theirs = (edits(base, split_imports(side)) for side in (piece.ours, piece.theirs))
+    ours = [edit for edit in mine if edit not in theirs]
+    if any(meet(one, other) for one in ours for other in theirs):
         return piece
     merged: list[bytes] = []
     place = 0

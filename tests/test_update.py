@@ -608,6 +608,34 @@ def test_every_edit_is_kept_or_in_a_conflict(
         assert git_tree(project) == git_tree(clone)
 
 
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs", "merged"),
+    [
+        ("from . import auth, cache\n", "from . import cache\n", "from . import auth\n", ""),
+        (
+            "from . import auth, cache, jobs\n",
+            "from . import cache, jobs, orders as o\n",
+            "from . import auth, jobs\n",
+            "from . import jobs, orders as o\n",
+        ),
+        (
+            "from . import auth, cache\nfrom .auth import jwt\n",
+            "from . import cache\nfrom .auth import jwt\n",
+            "from . import cache\n",
+            "from . import cache\n",
+        ),
+        ("from . import auth, cache\n", "from . import auth as a, cache\n", "from . import cache\n", None),
+        ("use(auth, cache)\n", "use(cache)\n", "use(auth)\n", None),
+    ],
+)
+def test_names_of_one_import_are_merged_unless_both_sides_changed_the_same_name(
+    updater: ModuleType, base: str, ours: str, theirs: str, merged: str | None
+) -> None:
+    hunk = updater.Hunk(*(side.encode().splitlines(keepends=True) for side in (ours, base, theirs)))
+    settled = updater.without_choice(hunk)
+    assert settled is hunk if merged is None else b"".join(settled) == merged.encode()
+
+
 def test_two_sides_that_meet_show_a_conflict(upstream: Path, start: Any, tmp_path: Path) -> None:
     template = tmp_path / "template"
     fork(upstream, template)
