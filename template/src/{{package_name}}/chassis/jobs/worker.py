@@ -169,6 +169,8 @@ class Worker:
         return 0
 
     async def _tick(self) -> float:
+        # Waits while the database is down.
+        await self.driver.fetch("SELECT 1")
         await schedule.begin(self.database.sessions, self.jobs)
         while True:  # noqa: ASYNC110 - it waits for a time, not for an event
             await asyncio.sleep(await schedule.tick(self.database.sessions, self.jobs))
