@@ -194,6 +194,14 @@ def until(seconds: float, is_done: Callable[[], bool]) -> float:
     return time.monotonic() - started
 
 
+def test_the_image_has_the_library_without_its_event_loop(image: str) -> None:
+    """And without its command line, which needs typer."""
+    program = (
+        "import importlib.util as util; print([util.find_spec(it) is None for it in ('pgqueuer', 'uvloop', 'typer')])"
+    )
+    assert run("docker", "run", "--rm", image, "python", "-c", program).stdout == "[False, True, True]\n"
+
+
 def test_no_job_is_lost_while_workers_are_killed_and_postgresql_restarts(trial: Trial) -> None:
     trial.enqueue("poison", {"number": 0})
     trial.enqueue("effect", *({"number": number, "seconds": 0.3} for number in range(1000)))
