@@ -1070,8 +1070,10 @@ def test_a_quota_that_allows_some_pods_ends_the_wait(cluster: played.Cluster, ro
 def test_a_crash_loop_ends_the_wait_on_the_third_restart(
     cluster: played.Cluster, rollout: Any, clock: Clock, capfd: Any
 ) -> None:
-    """The logs are those of the new pod, each container's, and not those of the one that still runs."""
+    """The logs are those of the new pod, each container's: not of one that still runs, nor of one that never did."""
     start(cluster, "my-service")
+    cluster.states["my-service"] = pending("ErrImagePull")
+    start(cluster, "my-service", "orders:2x")
     ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
     looping = {"name": "migrate", "ready": False, "restartCount": 0, "lastState": ended}
     waiting = {"name": "server", "ready": False, "restartCount": 0}
@@ -1079,11 +1081,11 @@ def test_a_crash_loop_ends_the_wait_on_the_third_restart(
     cluster.states["my-service"] = status
     start(cluster, "my-service", "orders:2", initContainers=[{"name": "migrate", "image": "orders:2"}])
     clock.then = {10: lambda: looping.update(restartCount=2), 20: lambda: looping.update(restartCount=3)}
-    reason = "CrashLoop: my-service-2, container migrate ended 3 times: OOMKilled, exit status 137"
+    reason = "CrashLoop: my-service-3, container migrate ended 3 times: OOMKilled, exit status 137"
     assert wait(rollout, "my-service") == reason
     assert clock.now == 20
     log = re.findall(r"\[pod/(\S+)\] the log", capfd.readouterr().err)
-    assert sorted(log) == ["my-service-2/migrate", "my-service-2/server"]
+    assert sorted(log) == ["my-service-3/migrate", "my-service-3/server"]
 
 
 @pytest.mark.parametrize(
@@ -1105,6 +1107,19 @@ def test_a_second_deployment_waits_for_what_may_heal(
     clock.step = 20
     clock.then[60] = lambda: (cluster.states.clear(), start(cluster, "my-service", "orders:2"))
     assert wait(rollout, "my-service", before) == ""
+
+
+def test_a_cluster_that_does_not_respond_is_reported_and_waited_for(
+    cluster: played.Cluster, rollout: Any, clock: Clock, capfd: Any
+) -> None:
+    start(cluster, "my-service")
+    cluster.forbidden = {"get deployments"}
+    clock.then[20] = cluster.forbidden.clear
+    assert wait(rollout, "my-service") == ""
+    refused = "kubectl: Error from server (Forbidden): "
+    assert f"deployment my-service: unknown after 10 s; {refused}" in capfd.readouterr().out
+    cluster.forbidden = {"get deployments"}
+    assert wait(rollout, "my-service").startswith(f"no progress for 120 s; {refused}")
 
 
 def complete(cluster: played.Cluster) -> None:

@@ -170,6 +170,8 @@ class Service:
 
     def events(self, state: State) -> list[Object]:
         """Return the Warning events about new pods, their owner and their volumes, the newest last."""
+        if not state.owners:
+            return []
         # By their ids: the Job of an earlier deployment had the same name.
         uids = {each["metadata"]["uid"] for each in [*state.pods, *state.owners]}
         claims = {
@@ -208,16 +210,13 @@ class Service:
         old and may have been repaired: the image pushed, the quota raised.
         """
         started = moved = time.monotonic()
-        last, printed, hopeless_since = "", started, 0.0
+        last, printed, hopeless_since = "unknown", started, 0.0
         while True:
             now = time.monotonic()
             try:
                 state = look()
             except UnreadableError as error:
-                if now - moved >= DEADLINE_SECONDS:
-                    return str(error)
-                time.sleep(POLL_SECONDS)
-                continue
+                state = State(last, problems=[("kubectl", str(error))])
             if state.is_done:
                 print(f"{what}: done")
                 return ""
