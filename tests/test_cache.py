@@ -241,11 +241,17 @@ def test_no_request_fails_while_redis_is_killed_and_started_again(image: str, re
     def is_limited(url: str) -> None:
         assert "ratelimit" in httpx2.get(f"{url}/v1/prices/test/plenty").headers
 
+    def outages_are_over(url: str, name: str) -> str:
+        ready(url)
+        logged = run("docker", "logs", name).stdout
+        assert logged.count("redis is back") == logged.count("redis is down")
+        return logged
+
     with container(image, *options) as (name, url):
         eventually(lambda: ready(url))
         seen, away = asyncio.run(outage(url))
         told = httpx2.get(f"{url}/metrics").text
-        logged = run("docker", "logs", name).stdout
+        logged: str = eventually(lambda: outages_are_over(url, name))
         assert state(name)["Running"]
         assert inspect(name)["RestartCount"] == 0
     assert set(seen) == {"200"}
@@ -256,8 +262,7 @@ def test_no_request_fails_while_redis_is_killed_and_started_again(image: str, re
     assert float(counted["limit"]) > 0
     events = [json.loads(line)["event"] for line in logged.splitlines()]
     # A line an outage, not a line a request; on a busy machine a slow answer may pass for an outage.
-    assert 1 <= events.count("redis is down") <= 5
-    assert events.count("redis is back") == events.count("redis is down")
+    assert 1 <= events.count("redis is down") <= 30
     assert "Traceback" not in logged
 
 

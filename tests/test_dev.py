@@ -103,7 +103,7 @@ class Terminal:
 
     def wait(self) -> int:
         """Wait until `make dev` ends; return its exit status."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self.process.poll() is None and time.monotonic() < deadline:
             if self.master >= 0:
                 self.read()
@@ -131,7 +131,7 @@ def processes(project: Path) -> list[str]:
 
 
 def ended(project: Path) -> None:
-    eventually(lambda: _assert_none(processes(project)), 20)
+    eventually(lambda: _assert_none(processes(project)), 60)
 
 
 def _assert_none(found: list[str]) -> None:
@@ -300,7 +300,7 @@ def test_ctrl_c_during_the_start_leaves_no_process(other: Path, serve: Serve, mo
     """While the folder of the data is made, the server starts, and the service is imported."""
     shutil.rmtree(other / ".dev", ignore_errors=True)
     terminal = serve(other)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while moment not in terminal.read() and not (other / ".dev" / moment).exists():
         assert time.monotonic() < deadline, terminal.output
         time.sleep(0.01)

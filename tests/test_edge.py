@@ -156,13 +156,14 @@ def test_200_slow_connections_are_closed_by_their_deadlines(image: str, source: 
     with small(image, source, *deadlines) as (_, port):
         started = time.monotonic()
         slow = [connect(port, starts[number % 4]) for number in range(200)]
-        while time.monotonic() - started < 4:
+        while time.monotonic() - started < 3:
             for connection in slow[1::4]:
-                connection.sendall(b"x")
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(b"x")
             time.sleep(0.2)
         with ThreadPoolExecutor(50) as pool:
             heads = [received.partition(b"\r\n")[0] for received in pool.map(rest, slow)]
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 20
         assert set(heads[::4]) == {b""}
         assert set(heads[1::4]) == set(heads[3::4]) == {b"HTTP/1.1 408 Request Timeout"}
         # Of half a megabyte each, not all are held at once.

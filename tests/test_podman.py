@@ -40,12 +40,12 @@ def podman(answers: dict[str, str], template: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("DOCKER", "podman")
     copy(template, tmp_path / "my orders", python_version=answers["python_version"], package_name="podman_orders")
     project = tmp_path / "my orders"
-    for image in re.findall(r"(?m)^ARG \w+_IMAGE=(.*)$", (project / "Dockerfile").read_text()):
-        saved = subprocess.run(["docker", "save", image], capture_output=True, check=True).stdout
-        subprocess.run(["podman", "load", "--quiet"], input=saved, capture_output=True, check=True)
     # One at a time: Podman removes layers of an image that another build is about to use.
     with (standins.CACHE / "podman.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for image in re.findall(r"(?m)^ARG \w+_IMAGE=(.*)$", (project / "Dockerfile").read_text()):
+            saved = subprocess.run(["docker", "save", image], capture_output=True, check=True).stdout
+            subprocess.run(["podman", "load", "--quiet"], input=saved, capture_output=True, check=True)
         yield project
         remove()
 
@@ -71,7 +71,7 @@ def test_every_command_for_one_container_works_with_podman(podman: Path) -> None
     assert shown.stdout == "true 10001:10001\n"
     following = subprocess.Popen(["make", "logs"], cwd=podman, stdout=subprocess.PIPE, text=True)
     run("podman", "stop", "podman-orders")
-    assert "Application startup complete" in following.communicate(timeout=30)[0]
+    assert "Application startup complete" in following.communicate(timeout=60)[0]
     assert run("podman", "inspect", "--format", "{{.State.ExitCode}}", "podman-orders").stdout == "0\n"
     assert run("make", "stop", cwd=podman).stdout == "podman-orders stopped\n"
     assert run("make", "stop", cwd=podman).stdout == ""

@@ -180,7 +180,7 @@ TEXT = st.sampled_from(NASTY_TEXTS) | st.text(st.sampled_from(NASTY_CHARACTERS),
 EMAIL = TEXT | st.builds("{}@{}".format, TEXT, TEXT)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     given=st.fixed_dictionaries(
         {},

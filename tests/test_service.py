@@ -32,7 +32,7 @@ def serve(project: Path, *command: str, **environment: str) -> Iterator[tuple[su
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
         try:
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
@@ -45,7 +45,7 @@ def test_the_service_responds_and_prints_only_json_lines(installed: Path) -> Non
         assert get(f"{url}/openapi.json").json()["info"]["title"] == "My Service"
         problem = get(f"{url}/nowhere", headers={"X-Request-ID": "find-me"})
         process.terminate()
-        printed, _ = process.communicate(timeout=20)
+        printed, _ = process.communicate(timeout=60)
     assert problem.headers["content-type"] == "application/problem+json"
     assert problem.json()["request_id"] == "find-me"
     lines = [json.loads(line) for line in printed.splitlines()]
@@ -66,7 +66,7 @@ def test_forwarded_headers_count_from_listed_proxies_only(
     with serve(installed, FORWARDED_ALLOW_IPS=peers, LOG_LEVEL="debug") as (process, url):
         redirect = get(f"{url}/health/live/", headers=forwarded)
         process.terminate()
-        printed, _ = process.communicate(timeout=20)
+        printed, _ = process.communicate(timeout=60)
     assert redirect.status_code == 307
     assert redirect.headers["location"].startswith(f"{scheme}://127.0.0.1:")
     lines = [json.loads(line) for line in printed.splitlines()]
@@ -94,7 +94,7 @@ def test_the_tracing_library_is_imported_only_if_an_endpoint_is_set(
     with serve(installed, *command, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, SHUTDOWN_GRACE_SECONDS="0") as (process, url):
         get(f"{url}/nowhere")
         process.terminate()
-        printed, _ = process.communicate(timeout=20)
+        printed, _ = process.communicate(timeout=60)
     assert "opentelemetry.trace" in printed
     assert ("opentelemetry.sdk" in printed) is imported
 
@@ -103,7 +103,7 @@ def test_ctrl_c_stops_the_service_without_a_traceback(installed: Path) -> None:
     with serve(installed) as (process, url):
         get(f"{url}/health/live")
         process.send_signal(signal.SIGINT)
-        printed, _ = process.communicate(timeout=20)
+        printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in printed
 

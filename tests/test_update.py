@@ -976,7 +976,9 @@ def test_an_edit_saved_while_it_asks_is_kept(start: Any) -> None:
     assert terminal.stdout
     shown = b""
     while b"Go on? [y/N]" not in shown:
-        shown += os.read(terminal.stdout.fileno(), 4096)
+        part = os.read(terminal.stdout.fileno(), 4096)
+        assert part, shown
+        shown += part
     for name in ("README.md", "LICENSE"):
         with (project / name).open("a") as file:
             file.write("precious\n")
@@ -1507,13 +1509,11 @@ def test_an_interrupted_update_is_done_or_not_begun(
         start_new_session=True,
     )
     wait = random.Random(moment).uniform(0, 1)
-    # Half of them while it renders, half while it merges and writes.
-    if moment % 2:
-        while not list(tmp_path.glob("temporary/update.*/scratch")) and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(0.8 * wait)
-    else:
-        time.sleep(0.3 + wait)
+    # Half of them while it renders, half while it merges and writes: a signal before that is uv's.
+    begun, seconds = ("update.*/scratch", 0.8) if moment % 2 else ("update.*", 1.2)
+    while not list(tmp_path.glob(f"temporary/{begun}")) and process.poll() is None:
+        time.sleep(0.002)
+    time.sleep(seconds * wait)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     printed, error = process.communicate(timeout=60)

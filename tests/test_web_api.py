@@ -284,7 +284,7 @@ def page(upstream: Path, tmp_path: Path) -> Iterator[str]:
 
 def test_make_web_serves_the_page_of_a_fresh_clone(page: str, upstream: Path) -> None:
     # It installs the tools of the clone, and the service.
-    response = eventually(lambda: httpx2.get(page), seconds=120)
+    response = eventually(lambda: httpx2.get(page), seconds=300)
     assert "text/html" in response.headers["content-type"]
     assert get(f"{page}/v1/questions").json()["repository"] == str(upstream)
 

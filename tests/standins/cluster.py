@@ -86,17 +86,21 @@ class Cluster:
             self.objects[key] = stored
             self.changes.append(f"{verb} {KIND_OF[resource]} {name}")
             labels = self.replicate(stored, generation, ready) if resource == "deployments" else {}
-            if labels and ready:
-                self.end_old_pods(namespace, labels)
+            # The new pod is there before the old ones go: somebody may ask in between.
+            old = self.pods_of(namespace, labels) if labels and ready else []
             if resource in ("deployments", "jobs"):
                 self.start(stored, f"{name}-{generation}", labels, resource == "deployments" and bool(ready))
+            for pod in old:
+                del self.objects[pod]
         return stored
 
-    def end_old_pods(self, namespace: str, labels: dict[str, str]) -> None:
-        for key, found in list(self.objects.items()):
-            own = found["metadata"].get("labels", {}) if key[:2] == ("pods", namespace) else {}
-            if own.get(COMPONENT) == labels[COMPONENT]:
-                del self.objects[key]
+    def pods_of(self, namespace: str, labels: dict[str, str]) -> list[tuple[str, str, str]]:
+        return [
+            key
+            for key, found in list(self.objects.items())
+            if key[:2] == ("pods", namespace)
+            and found["metadata"].get("labels", {}).get(COMPONENT) == labels[COMPONENT]
+        ]
 
     def replicate(self, owner: dict[str, Any], generation: int, ready: int) -> dict[str, str]:
         """Store the ReplicaSet of a Deployment's template, or make an earlier one the newest; return its labels."""
@@ -153,10 +157,10 @@ class Cluster:
 
     def replace(self, namespace: str, name: str) -> dict[str, Any]:
         """Store another pod in the place of one that was evicted or deleted, as its ReplicaSet does."""
-        old = self.objects.pop(("pods", namespace, name))
+        old = self.objects["pods", namespace, name]
         new = {**old, "metadata": {**old["metadata"], "name": f"{name}x", "uid": f"{name}x"}}
         self.objects["pods", namespace, f"{name}x"] = new
-        return old
+        return self.objects.pop(("pods", namespace, name))
 
     def scale(self, found: dict[str, Any]) -> None:
         """Set the autoscaler's minimum, as its controller does some time after the Deployment was created."""
@@ -317,7 +321,7 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "NotFound", f"there is no {resource}")
         elif "/proxy/" in name:
             ready = [{"type": "Ready", "status": "True"}]
-            pods = [each for key, each in self.cluster.objects.items() if key[:2] == ("pods", namespace)]
+            pods = [each for key, each in list(self.cluster.objects.items()) if key[:2] == ("pods", namespace)]
             is_up = any(each["status"].get("conditions") == ready for each in pods)
             self.write(b"", "text/plain", 200 if is_up else 503)
         elif name.endswith("/log"):
@@ -340,7 +344,7 @@ class Handler(BaseHTTPRequestHandler):
             chosen = _selector(query.get("labelSelector", [""])[0]), _selector(query.get("fieldSelector", [""])[0])
             items = [
                 found
-                for key, found in self.cluster.objects.items()
+                for key, found in list(self.cluster.objects.items())
                 if key[:2] == (resource, namespace)
                 and chosen[0].items() <= found["metadata"].get("labels", {}).items()
                 and chosen[1].get("metadata.name", key[2]) == key[2]
