@@ -310,7 +310,8 @@ def test_two_releases_share_the_jobs_that_both_know(trial: Trial) -> None:
                 ),
             )
             trial.sql("TRUNCATE moves")
-            trial.enqueue("effect", *({"number": number, "seconds": 0.2} for number in range(40)))
+            # The older one alone would take seconds: the newer one gets some of them.
+            trial.enqueue("effect", *({"number": number, "seconds": 0.5} for number in range(40)))
             until(60, lambda: trial.sql(LEFT) == ["0"])
             assert trial.sql(effects) == ["effect|1", "effect|2", "later|2"]
             assert trial.sql("SELECT count(DISTINCT number) FROM effects WHERE name = 'effect'") == ["40"]
