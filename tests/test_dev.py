@@ -226,8 +226,11 @@ def test_one_command_and_one_curl_lead_from_a_fresh_project_to_a_row_that_stays(
     tested = make(desk, "test-own", "ARGS=tests/test_migrations.py")
     assert tested.returncode == 0, tested.stdout
     assert names(second.url, curl) == ["pen", "lamp", "chair"]
-    taken = last_line(make(desk, "dev", f"PORT={second.port}"))
-    assert taken == f"can't serve on port {second.port}: Address already in use; for another one: make dev PORT=8001"
+    # Else a worker that can't start would go unnoticed.
+    for port, use, number in ((second.port, "serve", second.port), (second.port - 1, "run the worker", second.port)):
+        taken = last_line(make(desk, "dev", f"PORT={port}"))
+        advice = f"for another one: make dev PORT={number + 1}"
+        assert taken == f"can't {use} on port {number}: Address already in use; {advice}"
     assert last_line(make(desk, "dev-reset")) == (
         "the data in .dev is in use: end 'make dev', or what else uses it, first"
     )
