@@ -1,5 +1,6 @@
 """`make new`: render this clone's template, and record where its updates come from."""
 
+import argparse
 import re
 import subprocess
 import sys
@@ -17,9 +18,8 @@ def main(destination: str, *arguments: str) -> int:
     if project.is_file() or (project.is_dir() and any(project.iterdir())):
         sys.exit(f"{project} is not empty: name a new folder, such as DEST=../my-service")
     questions = yaml.safe_load((CLONE / "copier.yml").read_text(encoding="utf-8"))
-    for flag, answer in zip(arguments, arguments[1:], strict=False):
-        name = answer.partition("=")[0]
-        if flag in ("--data", "-d") and (name.startswith("_") or name not in questions):
+    for name in _answered(arguments):
+        if name.startswith("_") or name not in questions:
             sys.exit(f"Nothing was written. There is no question {name}: see README.md")
     command = ["copier", "copy", "--vcs-ref", "HEAD", *arguments, str(CLONE), str(project)]
     try:
@@ -30,6 +30,24 @@ def main(destination: str, *arguments: str) -> int:
     if status == 0:
         _record_origin(project / ".copier-answers.yml")
     return status
+
+
+def _answered(arguments: tuple[str, ...]) -> list[str]:
+    """List the names that `arguments` give an answer to, in any way that Copier takes."""
+    parser = argparse.ArgumentParser("make new", usage="make new ARGS=...", add_help=False, allow_abbrev=False)
+    parser.add_argument("-d", "--data", action="append", default=[])
+    parser.add_argument("--data-file", type=Path)
+    given, _ = parser.parse_known_args(arguments)
+    for entry in given.data:
+        if "=" not in entry:
+            sys.exit(f"Nothing was written. --data takes a name and a value, such as license=MIT: {entry}")
+    names = [entry.partition("=")[0] for entry in given.data]
+    if not given.data_file:
+        return names
+    try:
+        return [*names, *yaml.safe_load(given.data_file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        sys.exit(f"Nothing was written. {given.data_file} can't be read, or has no lines such as license: MIT")
 
 
 def _record_origin(answers: Path) -> None:

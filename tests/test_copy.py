@@ -3,6 +3,7 @@
 import filecmp
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,10 +220,25 @@ def test_make_new_refuses_in_one_line(clone: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "orders").exists()
 
 
-def test_make_new_knows_its_questions(clone: Path, tmp_path: Path) -> None:
-    refused = make_new(clone, tmp_path / "orders", "--defaults --data licence=MIT", check=False)
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("--data licence=MIT", "There is no question licence"),
+        ("--data=licence=MIT", "There is no question licence"),
+        ("-dlicence=MIT", "There is no question licence"),
+        ("-d _commit=1", "There is no question _commit"),
+        ("--data-file answers.yml", "There is no question licence"),
+        ("--data-file none.yml", "none.yml can't be read"),
+        ("--data license", "--data takes a name and a value"),
+    ],
+)
+def test_make_new_refuses_unknown_questions(arguments: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "answers.yml").write_text("project_name: Shop\nlicence: MIT\n")
+    command = [sys.executable, ROOT / "new.py", tmp_path / "orders", "--defaults", *arguments.split()]
+    refused = run(*command, cwd=tmp_path, check=False)
     assert refused.returncode != 0
-    assert "There is no question licence" in refused.stderr
+    assert refused.stderr.startswith(f"Nothing was written. {line}")
+    assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "orders").exists()
 
 

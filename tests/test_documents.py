@@ -52,6 +52,16 @@ def test_the_readme_is_short() -> None:
     assert lines(ROOT / "README.md") <= 120
 
 
+def test_the_readme_says_how_to_script_when_it_writes_and_what_the_address_is() -> None:
+    text = (ROOT / "README.md").read_text()
+    for said in (
+        "prefer `make new` to `copier copy --data`",
+        "before the last question: Ctrl-C",
+        "what you would give to `git clone`",
+    ):
+        assert said in text
+
+
 def anchors(page: Path) -> set[str]:
     """List the anchors that GitHub and GitLab make of headings."""
     headings = re.findall(r"(?m)^#+ (.*)$", page.read_text())
