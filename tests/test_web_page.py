@@ -361,7 +361,11 @@ def test_an_address_shares_the_answers(visit: Open) -> None:
 
 @pytest.mark.parametrize(
     "fragment",
-    ["#database=oracle", "#preview", "#colour=<img src=x>", "#%E0%A4%A&&=&__proto__=1", "#project_name-hint=1"],
+    [
+        *("#database=oracle", "#preview", "#colour=<img src=x>", "#%E0%A4%A&&=&__proto__=1", "#project_name-hint=1"),
+        "#project_name=" + 1001 * "x",
+    ],
+    ids=lambda fragment: fragment[:30],
 )
 def test_a_wrong_address_gives_a_sentence(visit: Open, fragment: str) -> None:
     page = visit(fragment + "&license=MIT")
@@ -416,6 +420,15 @@ def test_a_zip_of_answers_that_are_refused_leads_to_the_question(visit: Open) ->
     settled(page)
     page.get_by_role("button", name="Download the zip").click()
     assert page.evaluate("document.activeElement.id") == "package_name"
+    # There is no command yet.
+    expect(page.get_by_role("button", name="Copy the command")).to_have_count(0)
+
+
+def test_without_javascript_a_sentence_says_so_and_no_button_does_nothing(visit: Open) -> None:
+    page = visit(java_script_enabled=False)
+    expect(page.locator("noscript")).to_be_visible()
+    assert page.locator("noscript").inner_text().startswith("This page needs JavaScript. ")
+    expect(page.get_by_role("button")).to_have_count(0)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1400, "dark")])

@@ -101,7 +101,7 @@ function updateField({ name, shown, value, message }) {
 }
 
 function readAddress() {
-  const isKnown = ([name, value]) => fieldOf(name)?.querySelector(`input[id], [value="${CSS.escape(value)}"]`);
+  const isKnown = ([name, value]) => value.length <= 1000 && fieldOf(name)?.querySelector(`input[id], [value="${CSS.escape(value)}"]`);
   const entries = new URLSearchParams(location.hash.slice(1));
   const { known = [], unknown = [] } = Object.groupBy(entries, (one) => (isKnown(one) ? "known" : "unknown"));
   const listed = unknown.map((one) => one.join("=").slice(0, 60)).join(", ");
