@@ -29,7 +29,7 @@ new: $(UV) ## Write a new service to DEST=../my-service (ARGS="--defaults" asks 
 .PHONY: web web-image web-build
 web: web-build ## Serve a page that previews services at http://localhost:8000 (PORT=8000)
 	@echo "the page: http://localhost:$${PORT:-8000}"
-	@$(MAKE) -C build/web dev
+	@$(UV) run --directory build/web python -m start_page
 
 web-image: web-build ## Build the page's image (IMAGE=start-page)
 	@$(MAKE) -C build/web lock build

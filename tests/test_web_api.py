@@ -282,11 +282,19 @@ def page(upstream: Path, tmp_path: Path) -> Iterator[str]:
     process.wait(30)
 
 
-def test_make_web_serves_the_page_of_a_fresh_clone(page: str, upstream: Path) -> None:
+def test_make_web_serves_the_page_of_a_fresh_clone(page: str, upstream: Path, tmp_path: Path) -> None:
     # It installs the tools of the clone, and the service.
     response = eventually(lambda: httpx2.get(page), seconds=300)
     assert "text/html" in response.headers["content-type"]
     assert get(f"{page}/v1/questions").json()["repository"] == str(upstream)
+    # It goes on while something else builds, such as `make web-image`.
+    started = start_of(page)
+    run("make", "web-build", cwd=tmp_path / "clone")
+    assert start_of(page) == started
+
+
+def start_of(url: str) -> str:
+    return re.findall(r"(?m)^process_start_time_seconds (\S+)", httpx2.get(f"{url}/metrics").text)[0]
 
 
 def test_without_an_origin_projects_name_the_clone(upstream: Path, tmp_path: Path) -> None:
@@ -301,6 +309,9 @@ def test_without_an_origin_projects_name_the_clone(upstream: Path, tmp_path: Pat
     assert f"updates in {clone}\n" in told
     assert f"the commit {NEXT}, which lacks what you changed" in told
     assert origin_of(tmp_path / "unnamed") == (str(clone), NEXT)
+    commit(clone, "Change the template")
+    run("git", "remote", "add", "origin", upstream, cwd=clone)
+    assert ": push it, or they can't be updated" in run(*build, tmp_path / "unpushed").stderr
 
 
 def origin_of(project: Path) -> tuple[str, str]:

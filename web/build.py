@@ -40,6 +40,8 @@ def pack(archive: Path, origin: str) -> Path:
     commit = _git("describe", "--tags", "--always") or sys.exit(f"{CLONE} is not a git clone, or has no commit")
     if _git("status", "--porcelain", "--", *READ):
         print(f"Projects will name the commit {commit}, which lacks what you changed in the template", file=sys.stderr)
+    elif _git("remote") and not _git("for-each-ref", "--contains=HEAD", "refs/remotes", "refs/tags"):
+        print(f"Projects will name the commit {commit}: push it, or they can't be updated", file=sys.stderr)
     names = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *READ).split("\0")
     with tarfile.open(archive, "w:gz", pax_headers={"repository": origin, "commit": commit}) as tar:
         for path in sorted(CLONE / name for name in names if name and (CLONE / name).exists()):

@@ -3,20 +3,21 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 from copier.errors import UserMessageError
 from fastapi import APIRouter, Body, Depends, HTTPException, Request, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from ..chassis import Feature, state_of
 from . import service
 from .template import File
 
 FOLDER = Path(__file__).parent
-PAGE = {path.name: path for path in FOLDER.glob("page/*")}
+PAGE = {path.name: path.read_bytes() for path in FOLDER.glob("page/*")}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -68,14 +69,16 @@ ProjectsDep = Annotated[service.Projects, Depends(within_time, scope="function")
 async def read_page(name: str = "index.html") -> Response:
     if name not in PAGE:
         raise HTTPException(404)
-    return FileResponse(PAGE[name], headers=HEADERS)
+    return Response(PAGE[name], headers=HEADERS, media_type=guess_type(name)[0])
 
 
 @router.get("/v1/questions")
 async def read_questions(projects: ProjectsDep) -> dict[str, Any]:
     asked, answers = await projects.ask({})
     about = {"release": answers["newest_release"], "repository": projects.release.repository}
-    return {**about, "questions": asked}
+    refused, _ = await projects.ask(dict.fromkeys(projects.release.names, "\n"))  # by all of them
+    questions = [{**it, "rule": no["message"]} for it, no in zip(asked, refused, strict=True)]
+    return {**about, "questions": questions}
 
 
 @router.post("/v1/previews")

@@ -44,6 +44,9 @@ def test_the_questions_are_those_that_a_person_is_asked(client: TestClient) -> N
     by_name = {question["name"]: question for question in found["questions"]}
     assert by_name["project_name"]["default"] == "My Service"
     assert by_name["database"]["choices"][0] == {"value": "none", "label": "no"}
+    assert by_name["author_email"]["rule"].endswith("The address has one @ and no spaces")
+    assert "is not in ['none', 'postgresql']" in by_name["jobs"]["rule"]
+    assert all(question["rule"] and not question["message"] for question in found["questions"])
     assert not by_name["jobs"]["shown"]
     assert "project_slug" not in by_name
 
