@@ -529,7 +529,7 @@ def test_without_a_network_the_last_preview_stays(visit: Open) -> None:
     page = visit(failures=True)
     settled(page)
     page.context.set_offline(True)
-    assert choose(page, cache="redis") == "The service can't be reached. What you see is the last preview."
+    assert choose(page, cache="redis") == "The service can't be reached, so this page shows nothing new."
     assert page.locator("#tree button").count() > 50
     page.context.set_offline(False)
     page.get_by_role("button", name="Try again").click()

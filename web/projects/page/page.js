@@ -49,7 +49,7 @@ async function ask(signal, path, body, read = (response) => response.json()) {
   for (let isFirst = true; ; isFirst = false) {
     signal.throwIfAborted();
     const response = await send().catch(() => pause(200).then(send).catch(() => null)); // The network may have changed.
-    if (!response) throw new Error("The service can't be reached. What you see is the last preview.");
+    if (!response) throw new Error("The service can't be reached, so this page shows nothing new.");
     if (response.ok) return read(response);
     const { detail } = await response.json().catch(() => ({}));
     if (![429, 503].includes(response.status)) throw new Error(detail || `The service failed with status ${response.status}.`);
