@@ -160,7 +160,11 @@ def owned(installed_with: Callable[..., Path], tmp_path: Path) -> Callable[..., 
 
 
 @pytest.mark.usefixtures("one_environment")
-def test_the_features_tests_pass_whatever_the_owner_adds(owned: Callable[..., Path]) -> None:
+def test_the_features_tests_pass_whatever_the_owner_adds(
+    owned: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whatever their shell exports, such as their .env."""
+    monkeypatch.setenv("ALLOWED_HOSTS", "shop.example")
     project = owned(**EVERYTHING)
     run("make", "format", cwd=project)
     assert f"\n{IMPORTS}from . import warehouse\n" in (project / "src/my_service/app.py").read_text()
