@@ -163,7 +163,7 @@ def confirm(agreed: str) -> None:
 
 def agreement(command: str, *arguments: str) -> str:
     """Return the command that agrees to an update beforehand."""
-    again = shlex.join([*arguments, "--yes"]).replace('"', '\\"')
+    again = re.sub(r'([\\"$`])', r"\\\1", shlex.join([*arguments, "--yes"]))
     return f'{command} ARGS="{again}"'
 
 

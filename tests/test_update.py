@@ -5,6 +5,7 @@ import importlib.util
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -749,6 +750,13 @@ def test_make_update_lists_what_it_would_delete_and_asks(start: Any) -> None:
     agreed = make_update(project, "--data license=proprietary --yes")
     assert agreed.returncode == 0
     assert not (project / "LICENSE").exists()
+
+
+def test_the_command_that_agrees_gives_the_same_arguments_in_a_shell(updater: ModuleType) -> None:
+    given = ["--data", """project_description=it's "ours": $HOME `id` $(id) \\ \\\\"""]
+    command = updater.agreement("make update", *given)
+    printed = run("sh", "-c", f'make() {{ printf %s "$2"; }}; {command}').stdout
+    assert shlex.split(printed.removeprefix("ARGS=")) == [*given, "--yes"]
 
 
 @pytest.mark.parametrize(("answer", "kept"), [("n", True), ("", True), ("y", False)])

@@ -73,7 +73,7 @@ def main(command: str, updater: str, *arguments: str) -> None:
                 "Jobs are rows of a PostgreSQL database: first run make add FEATURE=postgresql"
             )
         announce(question, value, has)
-    again = shlex.join([*arguments, "--yes"]).replace('"', '\\"')
+    again = re.sub(r'([\\"$`])', r"\\\1", shlex.join([*arguments, "--yes"]))
     agreed = f'make {command} FEATURE={spelled(question, value or has)} ARGS="{again}"'
     answer = f"{question}={value if command == 'add' else 'none'}"
     change = [sys.executable, updater, "--data", answer, "--feature", agreed, *arguments]
