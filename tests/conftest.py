@@ -243,6 +243,8 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("PYTEST_DEBUG_TEMPROOT", str(folder))
         # Else mypy reads the libraries anew for each project. It compares each file with what it knows.
         patch.setenv("MYPY_CACHE_DIR", str(folder / "mypy"))
+        # Tests compare modes, and containers read what the tests write.
+        os.umask(0o022)
         # Whoever starts the tests in the background may ignore Ctrl-C, and all processes below would too.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         # `make test` itself hands these on to every `make` below it.
