@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import termios
 import time
@@ -227,10 +228,17 @@ def test_one_command_and_one_curl_lead_from_a_fresh_project_to_a_row_that_stays(
     assert tested.returncode == 0, tested.stdout
     assert names(second.url, curl) == ["pen", "lamp", "chair"]
     # Else a worker that can't start would go unnoticed.
-    for port, use, number in ((second.port, "serve", second.port), (second.port - 1, "run the worker", second.port)):
-        taken = last_line(make(desk, "dev", f"PORT={port}"))
-        advice = f"for another one: make dev PORT={number + 1}"
-        assert taken == f"can't {use} on port {number}: Address already in use; {advice}"
+    for port, use, number, reason in (
+        (second.port, "serve", second.port, "Address already in use"),
+        (second.port - 1, "run the worker", second.port, "Address already in use"),
+        (65535, "run the worker", 65536, "the last one is 65535"),
+    ):
+        taken, _, advised = last_line(make(desk, "dev", f"PORT={port}")).rpartition("; for another one: make dev PORT=")
+        assert taken == f"can't {use} on port {number}: {reason}"
+        for free in (int(advised), int(advised) + 1):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", free))
     assert last_line(make(desk, "dev-reset")) == (
         "the data in .dev is in use: end 'make dev', or what else uses it, first"
     )
