@@ -508,15 +508,19 @@ def test_a_busy_service_is_asked_once_more(visit: Open) -> None:
             route.continue_()
 
     page.route("**/v1/previews", refuse)
-    # Soon there is another text.
+    # Each text of the status, and when it was set.
     page.evaluate(
-        "() => { const told = (window.told = []), status = document.getElementById('status');"
-        "new MutationObserver(() => told.push(status.textContent)).observe(status, { childList: true }) }"
+        "() => { const told = (window.told = []), status = document.getElementById('status'), now = () => performance.now();"
+        "new MutationObserver(() => told.push([status.textContent, now()])).observe(status, { childList: true }) }"
     )
     page.locator("input[name=license][value=MIT]").check()
-    busy = "The service is busy. This page tries again in 1 second."
-    page.wait_for_function("text => window.told.includes(text)", arg=busy)
+    # The bar of progress is there.
+    assert page.locator("#preview").evaluate("it => getComputedStyle(it, '::before').height") == "3px"
     assert "1 file added" in settled(page)
+    (text, busy), (_, later), *_ = page.evaluate("window.told")
+    assert text == "The service is busy. This page tries again in 1 second."
+    # Nothing replaces it before that.
+    assert later - busy > 990
     refusals = 2
     page.locator("input[name=cache][value=redis]").check()
     expect(page.locator("#status")).to_have_text("The service is still busy. Try again in a minute.")

@@ -29,33 +29,35 @@ function say(text, isError = false, region = dialog.open ? dialog : preview) {
   if (region !== dialog) byId("again").hidden = !isError;
 }
 
-/** Return a function that runs `task`, aborts its run before, and says what fails or takes long. */
-function latest(region, progress, task) {
+/** Return a function that runs `task`, aborts its run before, and says what fails. */
+function latest(region, task) {
   let running = new AbortController();
   return async (...given) => {
     running.abort();
     const { signal } = (running = new AbortController());
-    const slow = setTimeout(() => progress && !signal.aborted && say(progress, false, region), 800);
     region.ariaBusy = "true";
     await task(signal, ...given).catch((error) => signal.aborted || say(error.message, true, region));
-    clearTimeout(slow);
     if (!signal.aborted) region.ariaBusy = "false";
   };
 }
 
+/** Send a request, once more if the service is busy; say what takes long, if something else will be said after it. */
 async function ask(signal, path, body, read = (response) => response.json()) {
+  const progress = { archives: "Packing the zip …", highlights: "" }[path] ?? "Working …";
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   const send = () => fetch(`v1/${path}`, { ...(body && post), signal });
   for (let isFirst = true; ; isFirst = false) {
     signal.throwIfAborted();
+    const slow = setTimeout(() => progress && !signal.aborted && say(progress), 800);
     const response = await send().catch(() => pause(200).then(send).catch(() => null)); // The network may have changed.
+    clearTimeout(slow);
     if (!response) throw new Error("The service can't be reached, so this page shows nothing new.");
     if (response.ok) return read(response);
     const { detail } = await response.json().catch(() => ({}));
     if (![429, 503].includes(response.status)) throw new Error(detail || `The service failed with status ${response.status}.`);
     if (!isFirst) throw new Error("The service is still busy. Try again in a minute.");
     const seconds = Number(response.headers.get("Retry-After")) || 1;
-    say(`The service is busy. This page tries again in ${count(seconds, "second")}.`);
+    if (progress) say(`The service is busy. This page tries again in ${count(seconds, "second")}.`);
     await pause(seconds * 1000);
   }
 }
@@ -109,7 +111,7 @@ function readAddress() {
   answers = Object.fromEntries(known);
 }
 
-const update = latest(preview, "Working …", async (signal, delay) => {
+const update = latest(preview, async (signal, delay) => {
   await pause(delay);
   const found = await settle(signal, answers);
   answers = { ...found.answers };
@@ -162,7 +164,7 @@ function makeList(paths, prefix, opened) {
   return make("ul", {}, ...folders, ...files);
 }
 
-const show = latest(code, "", async (signal, path) => {
+const show = latest(code, async (signal, path) => {
   const find = (wanted) => current.files.find((one) => stable(one.path) === stable(wanted));
   const file = find(path) ?? (marks.has(path) ? { path, text: "", size: 0 } : find("README.md"));
   if (stable(selected) !== stable(file.path)) code.scrollTo(0, 0);
@@ -200,7 +202,7 @@ function drawFile(file, lines) {
   code.replaceChildren(make("code", {}, ...rows));
 }
 
-const compare = latest(dialog, "Working …", async (signal, name, value) => {
+const compare = latest(dialog, async (signal, name, value) => {
   byId("comparison-title").replaceChildren("What does ", make("code", {}, `${name}=${value}`), " change?");
   byId("differences").replaceChildren();
   const radio = fieldOf(name).querySelector(`[value="${value}"]`);
@@ -218,7 +220,7 @@ const compare = latest(dialog, "Working …", async (signal, name, value) => {
   say(`${summary(files)}: ${count(sum(files, "added"), "line")} added, ${count(sum(files, "removed"), "line")} removed.`);
 });
 
-const download = latest(byId("download"), "Packing the zip …", async (signal) => {
+const download = latest(byId("download"), async (signal) => {
   const invalid = document.querySelector("[aria-invalid=true]");
   if (invalid) return (invalid.querySelector("input:checked") ?? invalid).focus();
   const response = await ask(signal, "archives", { answers }, (given) => given); // Not those of the last preview: it may be late.
@@ -237,7 +239,7 @@ async function copy({ currentTarget }) {
   say(isCopied ? `Copied: ${command.textContent}` : "The browser does not let this page copy. The command is selected.");
 }
 
-const start = latest(preview, "Working …", async (signal) => {
+const start = latest(preview, async (signal) => {
   const { release, questions } = await ask(signal, "questions");
   byId("release").textContent = `Release ${release}.`;
   byId("questions").append(...questions.map(makeField));
