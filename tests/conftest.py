@@ -52,14 +52,14 @@ NASTY = {
 
 def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command as a user would, and show what it printed if it fails."""
-    words = [str(part) for part in command]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
+    arguments = [str(part) for part in command]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, **options)
     # Seen once in some hundred starts, before the image's own process is there: runc loses its helper.
     if "read init-p" in done.stderr:
-        warnings.warn(f"the engine failed to start a container, once more: {' '.join(words)}", stacklevel=2)
-        done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
+        warnings.warn(f"the engine failed to start a container, once more: {' '.join(arguments)}", stacklevel=2)
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, **options)
     if check and done.returncode != 0:
-        raise AssertionError(f"{' '.join(map(str, command))} -> {done.returncode}\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(f"{' '.join(arguments)} -> {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
 
 

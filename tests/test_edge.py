@@ -66,9 +66,10 @@ def source(render: Any, answers: dict[str, str], tmp_path_factory: pytest.TempPa
 
 @contextlib.contextmanager
 def small(image: str, source: Path, *options: str) -> Iterator[tuple[str, int]]:
-    """Run a container of 256 MB; it has to live until the end of the block, and liveness to answer within 1.5 s.
+    """Run a container of 256 MB, which has to live until the end of the block.
 
-    Of the process's own time, whatever else runs, and before Kubernetes would end the container: it waits three times.
+    Liveness has to respond within 1.5 s of the process's own time, whatever else runs, and within 9 s:
+    then Kubernetes would end the container.
     """
     limits = ("--memory=256m", "--memory-swap=256m", f"--volume={source}:/app/src:ro")
     with container(image, *limits, *options) as (name, url):

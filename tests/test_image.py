@@ -115,7 +115,7 @@ def test_it_stops_at_once_while_it_is_still_starting(image: str) -> None:
             (handled,) = re.findall(r"(?m)^SigCgt:\s*(\w+)$", status)
             assert int(handled, 16) >> signal.SIGTERM - 1 & 1
 
-        # Its first statement, before what it imports; of what came earlier, nothing would be left.
+        # Its first statement does; until then, Linux drops the signal for process 1.
         eventually(handles_sigterm)
         started = time.monotonic()
         run("docker", "stop", name)

@@ -41,7 +41,7 @@ function latest(region, task) {
   };
 }
 
-/** Send a request, once more if the service is busy; say what takes long, if something else will be said after it. */
+/** Send a request, and again if the service is busy; say so, and what takes long, but for a file: no text follows it. */
 async function ask(signal, path, body, read = (response) => response.json()) {
   const progress = { archives: "Packing the zip …", highlights: "" }[path] ?? "Working …";
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
