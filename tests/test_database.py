@@ -129,6 +129,10 @@ def test_migrations_find_the_tables_of_models_and_of_imports(render: Any, tmp_pa
         module.parent.mkdir(parents=True, exist_ok=True)
         text = ORDERS.strip().replace("Order(", f"{name}(").replace("orders", f"all_{name.lower()}") + "\n"
         module.write_text(text.replace("from ..", "from my_service."))
+    # No module: a copy that an editor keeps.
+    copies = project / "src/my_service/boxes/models/.ipynb_checkpoints"
+    copies.mkdir()
+    shutil.copy(copies.parent / "lids.py", copies / "lids-checkpoint.py")
     environment = project / "migrations/env.py"
     imported = "# Yours:\nfrom my_service.customers import tables\n"
     environment.write_text(environment.read_text().replace("# Yours:\n", imported))
