@@ -35,17 +35,16 @@ def main(destination: str, *arguments: str) -> int:
 def _answered(arguments: tuple[str, ...]) -> list[str]:
     """List the names that `arguments` give an answer to, in any way that Copier takes."""
     parser = argparse.ArgumentParser("make new", usage="make new ARGS=...", add_help=False, allow_abbrev=False)
-    parser.add_argument("-d", "--data", action="append", default=[])
+    parser.add_argument("-d", "--data", action="append", nargs="?", const="", default=[])
     parser.add_argument("--data-file", type=Path)
     given, _ = parser.parse_known_args(arguments)
-    for entry in given.data:
-        if "=" not in entry:
-            sys.exit(f"Nothing was written. --data takes a name and a value, such as license=MIT: {entry}")
+    if not all(re.match("[^=]+=", entry) for entry in given.data):
+        sys.exit("Nothing was written. --data takes a name and a value, such as license=MIT")
     names = [entry.partition("=")[0] for entry in given.data]
     if not given.data_file:
         return names
     try:
-        return [*names, *yaml.safe_load(given.data_file.read_text(encoding="utf-8"))]
+        return [*names, *{**yaml.safe_load(given.data_file.read_text(encoding="utf-8"))}]
     except (OSError, ValueError, TypeError, yaml.YAMLError):
         sys.exit(f"Nothing was written. {given.data_file} can't be read, or has no lines such as license: MIT")
 
