@@ -76,7 +76,7 @@ async def read_page(name: str = "index.html") -> Response:
 async def read_questions(projects: ProjectsDep) -> dict[str, Any]:
     asked, answers = await projects.ask({})
     about = {"release": answers["newest_release"], "repository": projects.release.repository}
-    refused, _ = await projects.ask(dict.fromkeys(projects.release.names, "\n"))  # by every question
+    refused, _ = await projects.ask(dict.fromkeys(projects.release.names, "\n"))  # by each rule
     questions = [{**it, "rule": no["message"]} for it, no in zip(asked, refused, strict=True)]
     return {**about, "questions": questions}
 
