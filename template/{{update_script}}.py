@@ -724,36 +724,52 @@ def without_choice(piece: list[bytes] | Hunk) -> list[bytes] | Hunk:
     if not isinstance(piece, Hunk):
         return piece
     if not piece.base:
-        head, inserted, tail = common(piece)
-        return [*head, *inserted.theirs, *inserted.ours, *tail]
-    base = split_imports(piece.base)
-    mine, theirs = (edits(base, split_imports(side)) for side in (piece.ours, piece.theirs))
-    ours = [edit for edit in mine if edit not in theirs]
-    if any(meet(one, other) for one in ours for other in theirs):
+        return both_inserted(piece)
+    base, *sides = split_imports(piece)
+    mine, other = (edits(base, side) for side in sides)
+    same = [edit for edit in mine if edit in other]
+    ours, theirs = ([edit for edit in side if edit not in same] for side in (mine, other))
+    changed = [telling(base, side) for side in (same, ours, theirs)]
+    if any(meet(one, another) for one in ours for another in theirs) or (
+        # Both added it, or one side moved what the other deleted or moved elsewhere.
+        len(set().union(*changed)) < sum(map(len, changed))
+    ):
         return piece
     merged: list[bytes] = []
     place = 0
     # At the same place the template's lines come first.
-    for start, end, lines in sorted([*theirs, *ours], key=lambda edit: edit[:2]):
+    for start, end, lines in sorted([*same, *theirs, *ours], key=lambda edit: edit[:2]):
         merged += [*base[place:start], *lines]
         place = end
-    return join_imports([*merged, *base[place:]])
+    merged += base[place:]
+    return merged if base is piece.base else join_imports(merged)
 
 
-NAME = rb"\w+(?: as \w+)?"
-IMPORT = re.compile(rb"( *from [\w.]+ import )(%s(?:, %s)*)(\r?\n)" % (NAME, NAME))
+def both_inserted(hunk: Hunk) -> list[bytes] | Hunk:
+    """Keep what both sides inserted, unless they begin or end with the same line."""
+    head, inner, tail = common(hunk)
+    if not (inner.ours and inner.theirs):
+        return [*head, *inner.theirs, *inner.ours, *tail]
+    # Each may need that line, such as two functions a `return`, or it is there twice by mistake.
+    return hunk if any(map(WORD.search, [*head, *tail])) else [*hunk.theirs, *hunk.ours]
 
 
-def split_imports(lines: list[bytes]) -> list[bytes]:
+# Lines without one, such as `)`, may be there any number of times.
+WORD = re.compile(rb"\w")
+IMPORT = re.compile(rb"(from [\w.]+ import )(\w+(?:, \w+)*)(\r?\n)")
+
+
+def split_imports(hunk: Hunk) -> list[list[bytes]]:
     """Give each name that a line imports a line of its own, since both sides may change others."""
-    found = ((line, IMPORT.fullmatch(line)) for line in lines)
-    return [
-        part
-        for line, match in found
-        for part in (
-            [match[1] + name + match[3] for name in match[2].split(b", ")] if match else [line]
-        )
-    ]
+    sides = [hunk.base, hunk.ours, hunk.theirs]
+    split = [[part for line in side for part in imported(line)] for side in sides]
+    # Neighbouring lines of one module, which somebody wrote on purpose, stay as they are.
+    return split if [join_imports(side) for side in split] == sides else sides
+
+
+def imported(line: bytes) -> list[bytes]:
+    match = IMPORT.fullmatch(line)
+    return [match[1] + name + match[3] for name in match[2].split(b", ")] if match else [line]
 
 
 def join_imports(lines: list[bytes]) -> list[bytes]:
@@ -776,6 +792,12 @@ def edits(base: list[bytes], side: list[bytes]) -> list[Edit]:
     """List what one side changed: the first line, the line after the last, and the new lines."""
     matcher = difflib.SequenceMatcher(None, base, side, autojunk=False)
     return [(i, j, side[a:b]) for tag, i, j, a, b in matcher.get_opcodes() if tag != "equal"]
+
+
+def telling(base: list[bytes], edits: list[Edit]) -> set[bytes]:
+    """Return the lines with a word that edits remove or insert."""
+    changed = [line for start, end, lines in edits for line in [*base[start:end], *lines]]
+    return set(filter(WORD.search, changed))
 
 
 def meet(mine: Edit, other: Edit) -> bool:

@@ -609,15 +609,21 @@ def test_every_edit_is_kept_or_in_a_conflict(
         assert git_tree(project) == git_tree(clone)
 
 
+def assert_merges(updater: ModuleType, base: str, ours: str, theirs: str, merged: str | None) -> None:
+    hunk = updater.Hunk(*(side.encode().splitlines(keepends=True) for side in (ours, base, theirs)))
+    settled = updater.without_choice(hunk)
+    assert settled is hunk if merged is None else settled is not hunk and b"".join(settled) == merged.encode()
+
+
 @pytest.mark.parametrize(
     ("base", "ours", "theirs", "merged"),
     [
         ("from . import auth, cache\n", "from . import cache\n", "from . import auth\n", ""),
         (
             "from . import auth, cache, jobs\n",
-            "from . import cache, jobs, orders as o\n",
+            "from . import cache, jobs, orders\n",
             "from . import auth, jobs\n",
-            "from . import jobs, orders as o\n",
+            "from . import jobs, orders\n",
         ),
         (
             "from . import auth, cache\nfrom .auth import jwt\n",
@@ -627,14 +633,50 @@ def test_every_edit_is_kept_or_in_a_conflict(
         ),
         ("from . import auth, cache\n", "from . import auth as a, cache\n", "from . import cache\n", None),
         ("use(auth, cache)\n", "use(cache)\n", "use(auth)\n", None),
+        # One side sorts, and the other deletes a name.
+        ("from . import cache, auth\n", "from . import auth, cache\n", "from . import cache\n", None),
+        ("from . import cache, auth\n", "from . import cache\n", "from . import auth, cache\n", None),
+        # `if TYPE_CHECKING:` needs a line.
+        ("    from . import auth, cache\n", "    from . import cache\n", "    from . import auth\n", None),
+        # `ruff` wants these on lines of their own.
+        (
+            "from . import auth, cache\n",
+            "from . import auth, cache\nfrom . import orders as o\nfrom . import jobs as j\n",
+            "from . import cache\n",
+            "from . import cache\nfrom . import orders as o\nfrom . import jobs as j\n",
+        ),
+        # Two lines of one module stay two.
+        (
+            "from . import auth, cache\n",
+            "from . import auth, cache\nfrom . import orders\n",
+            "from . import cache\n",
+            "from . import cache\nfrom . import orders\n",
+        ),
     ],
 )
 def test_names_of_one_import_are_merged_unless_both_sides_changed_the_same_name(
     updater: ModuleType, base: str, ours: str, theirs: str, merged: str | None
 ) -> None:
-    hunk = updater.Hunk(*(side.encode().splitlines(keepends=True) for side in (ours, base, theirs)))
-    settled = updater.without_choice(hunk)
-    assert settled is hunk if merged is None else b"".join(settled) == merged.encode()
+    assert_merges(updater, base, ours, theirs, merged)
+
+
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs", "merged"),
+    [
+        ("", "def a():\n    return 1\n", "def b():\n    return 1\n", None),
+        ("", "@get\ndef a(): ...\n", "@get\ndef b(): ...\n", None),
+        ("", "\na:\n\tdo\n", "\nb:\n\tmake\n", "\nb:\n\tmake\n\na:\n\tdo\n"),
+        ("", "use(\n    a\n)\n", "use(\n    b\n)\n", None),
+        ("", "a = (\n    1\n)\n", "b = (\n    2\n)\n", "b = (\n    2\n)\na = (\n    1\n)\n"),
+        ("", "a\n", "a\nb\n", "a\nb\n"),
+        ("use(a)\n", "use(b)\nuse(c)\nuse(d)\n", "use(a)\nuse(c)\n", None),
+        ("use(b)\nuse(a)\n", "use(a)\nuse(b)\n", "use(b)\n", None),
+    ],
+)
+def test_a_line_that_both_sides_insert_or_move_is_neither_lost_nor_doubled(
+    updater: ModuleType, base: str, ours: str, theirs: str, merged: str | None
+) -> None:
+    assert_merges(updater, base, ours, theirs, merged)
 
 
 def test_two_sides_that_meet_show_a_conflict(upstream: Path, start: Any, tmp_path: Path) -> None:
