@@ -44,7 +44,7 @@ def _answered(arguments: tuple[str, ...]) -> list[str]:
     if not given.data_file:
         return names
     try:
-        return [*names, *{**yaml.safe_load(given.data_file.read_text(encoding="utf-8"))}]
+        return [*names, *map(str, {**yaml.safe_load(given.data_file.read_text(encoding="utf-8"))})]
     except (OSError, ValueError, TypeError, yaml.YAMLError):
         sys.exit(f"Nothing was written. {given.data_file} can't be read, or has no lines such as license: MIT")
 

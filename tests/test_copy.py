@@ -230,6 +230,7 @@ def test_make_new_refuses_in_one_line(clone: Path, tmp_path: Path) -> None:
         ("--data-file answers.yml", "There is no question licence"),
         ("--data-file none.yml", "none.yml can't be read"),
         ("--data-file words.yml", "words.yml can't be read, or has no lines such as"),
+        ("--data-file number.yml", "There is no question 1"),
         ("--data license", "--data takes a name and a value"),
         ("--data =MIT", "--data takes a name and a value"),
         ("--data", "--data takes a name and a value"),
@@ -239,12 +240,13 @@ def test_make_new_refuses_what_answers_no_question(
     arguments: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "answers.yml").write_text("project_name: Shop\nlicence: MIT\n")
+    (tmp_path / "number.yml").write_text("1: MIT\n")
     (tmp_path / "words.yml").write_text("license MIT\n")
     monkeypatch.chdir(tmp_path)
     main = runpy.run_path(str(ROOT / "new.py"))["main"]
     with pytest.raises(SystemExit, match=f"^Nothing was written. {line}.*$"):
         main("orders", "--defaults", *arguments.split())
-    assert files(tmp_path) == ["answers.yml", "words.yml"]
+    assert files(tmp_path) == ["answers.yml", "number.yml", "words.yml"]
 
 
 def test_make_new_keeps_what_is_there(clone: Path, tmp_path: Path) -> None:
