@@ -760,7 +760,7 @@ IMPORT = re.compile(rb"(from [\w.]+ import )(\w+(?:, \w+)*)(\r?\n)")
 
 
 def split_imports(hunk: Hunk) -> list[list[bytes]]:
-    """Give each name that a line imports a line of its own, since both sides may change others."""
+    """Give each name that a line imports a line of its own, since each side may change another."""
     sides = [hunk.base, hunk.ours, hunk.theirs]
     split = [[part for line in side for part in imported(line)] for side in sides]
     # Neighbouring lines of one module, which somebody wrote on purpose, stay as they are.

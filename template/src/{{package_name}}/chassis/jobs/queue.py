@@ -104,7 +104,7 @@ class SessionDriver(Driver):
 
 
 async def announce(driver: Driver) -> None:
-    """Make all workers look for jobs: PgQueuer announces only new rows, and those deleted."""
+    """Make all workers look for jobs: PgQueuer announces only new and deleted rows."""
     event = TableChangedEvent(
         type="table_changed_event",
         channel=NAMES.channel,

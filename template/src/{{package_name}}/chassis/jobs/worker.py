@@ -78,7 +78,7 @@ class WorkerQueries(Queries):
         is_ours = await self.driver.fetch(RENEW_LEASE, job.id, job.queue_manager_id)
         if is_ours and job.id not in self.worker.manager.job_context:
             await super().retry_job(job, delay, traceback_record)
-            # What this raised would make a failed job of it.
+            # An error here would mark the job as failed.
             with suppress(exc.DBAPIError, exc.TimeoutError):
                 await announce(self.worker.driver)
 
