@@ -222,6 +222,15 @@ def test_thousands_of_values_are_refused_before_they_take_memory(image: str, sou
         assert {received[9:12] for received in pool.map(rest, connections)} == {b"431"}
 
 
+def test_bodies_of_tiny_chunks_leave_liveness_its_turn(image: str, source: Path) -> None:
+    chunks = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_900
+    with small(image, source) as (_, port), ThreadPoolExecutor(50) as pool:
+        connections = list(pool.map(lambda _: connect(port, chunks), range(250)))
+        time.sleep(3)
+        for connection in connections:
+            connection.close()
+
+
 def test_four_objects_of_100000_unknown_keys_get_a_short_response(image: str, source: Path) -> None:
     keys = json.dumps({f"k{number:05}": 0 for number in range(100_000)}, separators=(",", ":"))[:-1]
     body = (keys + "}").encode()
