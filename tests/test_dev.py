@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import commit, eventually, free_port, run
+from conftest import ROOT, commit, eventually, free_port, run
 from test_database import ready
 
 ALL = {"database": "postgresql", "cache": "redis", "auth": "jwt", "jobs": "postgresql"}
@@ -359,3 +360,29 @@ def test_a_package_called_ops_is_no_obstacle(
     command = [python, "-m", "ops.dev", "--migrated", python, "-m", "ops", "migrate"]
     migrated = run(*command, cwd=project, env=environment)
     assert "database is migrated" in migrated.stdout
+
+
+def test_a_command_gets_one_signal_whatever_comes() -> None:
+    """A closed terminal, make and uv all send one, and uvicorn's reloader can't stand a second."""
+    count = (
+        "import signal, time\n"
+        "came = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: came.append(time.monotonic()))\n"
+        "print('ready', flush=True)\n"
+        "while not came or time.monotonic() < came[0] + 0.5: time.sleep(0.01)\n"
+        "print(len(came), flush=True)\n"
+    )
+    serve = (
+        "import sys, processes\n"
+        "processes.handle_signals()\n"
+        "sys.exit(processes.run([sys.executable, '-c', sys.argv[1]], apart=True))\n"
+    )
+    command = [sys.executable, "-B", "-c", serve, count]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "template/ops/dev")}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+            time.sleep(0.1)
+        assert process.stdout.read() == "1\n"

@@ -39,8 +39,16 @@ def _stop(number: int, _: FrameType | None) -> None:
     global _stopped_by
     _stopped_by = _stopped_by or number
     # The terminal sends SIGINT to each process that is not apart.
-    if _command and (_apart or number != signal.SIGINT):
-        _command.terminate()
+    if _apart or number != signal.SIGINT:
+        _terminate()
+
+
+def _terminate() -> None:
+    """End the command, by one signal: a second one can make uvicorn's reloader wait for itself."""
+    global _command
+    command, _command = _command, None
+    if command:
+        command.terminate()
 
 
 def check() -> None:
@@ -100,17 +108,17 @@ def run(
     check()
     _apart = apart
     try:
-        _command = subprocess.Popen(
+        process = _command = subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, start_new_session=apart
         )
     except OSError as error:
         sys.exit(f"{command[0]}: {error.strerror}")
     if _stopped_by:
         # The signal came before there was a command.
-        _command.terminate()
-    status = _command.wait()
+        _terminate()
+    status = process.wait()
     if apart:
         with suppress(ProcessLookupError):
-            os.killpg(_command.pid, signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGTERM)
     _command = None
     return status if status >= 0 else 128 - status
